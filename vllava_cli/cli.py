@@ -422,12 +422,12 @@ def serve(
     if json and not status:
         raise UsageError("--json is about --status: add it, or leave --json out.")
     if status or stop:
-        from vllava_cli.server import attend
+        from vllava_cli.server.life import attend
 
         named = [each.name for each in fields(Wishes) if _is_given(context, each.name)]
         return attend.status(screen, is_json=json) if status else attend.stop(screen, wishes, named)
     from vllava_cli.media.remote.policy import allowed
-    from vllava_cli.server import launch
+    from vllava_cli.server.life import launch
     from vllava_cli.server.service import MOST_UPLOAD_BYTES, ServeSettings
 
     os.environ.pop("VLLAVA_TOKEN", None)  # the processes that decode clips don't need it

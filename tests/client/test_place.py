@@ -20,7 +20,7 @@ from vllava_cli.client import place
 from vllava_cli.client.place import ModelFile, ServerState
 from vllava_cli.errors import LockedError, ServerError
 from vllava_cli.nouns import Wishes
-from vllava_cli.server.own_place import OwnPlace, taken
+from vllava_cli.server.life.own_place import OwnPlace, taken
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from vllava_cli.interrupt import Cancel
 from vllava_cli.media.sample import sample
 from vllava_cli.media.select import spread
 from vllava_cli.nouns import Frames, Framing, Wishes
-from vllava_cli.server.frame_shelf import FrameShelf
+from vllava_cli.server.own.frame_shelf import FrameShelf
 from vllava_cli.server.service import ServeSettings
 
 

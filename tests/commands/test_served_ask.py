@@ -32,7 +32,7 @@ from vllava_cli.client.place import ServerState
 from vllava_cli.commands import served_ask
 from vllava_cli.nouns import DEMO_MODEL, Wishes
 from vllava_cli.screen import Screen
-from vllava_cli.server.interrupts import Interrupts
+from vllava_cli.server.own.interrupts import Interrupts
 from vllava_cli.server.service import ServeSettings
 
 QUESTION = "What happens in this video?"

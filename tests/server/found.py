@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.server.serving import Served
-from vllava_cli.server.own_place import OwnPlace
+from vllava_cli.server.life.own_place import OwnPlace
 
 
 def environment_for(served: Served, folder: Path, *, socket: str | None = None) -> dict[str, str]:

@@ -16,8 +16,8 @@ from vllava_cli.client.place import ServerState
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.resident.resident_engine import ResidentEngine
 from vllava_cli.nouns import DEMO_MODEL, Wishes
-from vllava_cli.server.connections import web_server
-from vllava_cli.server.media_shelf import MediaShelf
+from vllava_cli.server.clips.media_shelf import MediaShelf
+from vllava_cli.server.life.connections import web_server
 from vllava_cli.server.service import ServeSettings, Service
 
 

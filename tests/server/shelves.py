@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tests.server.serving import Served
 from vllava_cli.nouns import DEMO_MODEL, Frames, Framing, Wishes
-from vllava_cli.server.clip_requests import ClipWanted, read_clips
-from vllava_cli.server.media_shelf import MediaShelf
-from vllava_cli.server.private_folder import PrivateFolder
+from vllava_cli.server.clips.clip_requests import ClipWanted, read_clips
+from vllava_cli.server.clips.media_shelf import MediaShelf
+from vllava_cli.server.clips.private_folder import PrivateFolder
 from vllava_cli.server.service import ServeSettings, Service
 
 

@@ -23,11 +23,11 @@ from tests.server.serving import Served, served
 from vllava_cli import demo
 from vllava_cli.client.place import ServerState
 from vllava_cli.nouns import Wishes
-from vllava_cli.server import gate
-from vllava_cli.server.access import Rules
 from vllava_cli.server.app import make_app
-from vllava_cli.server.gate import Gate
-from vllava_cli.server.life import Life
+from vllava_cli.server.life import gate
+from vllava_cli.server.life.access import Rules
+from vllava_cli.server.life.gate import Gate
+from vllava_cli.server.life.life import Life
 from vllava_cli.server.service import ServeSettings, Service
 
 TOKEN = "0123456789abcdef"

@@ -8,7 +8,7 @@ import pytest
 from tests.server.serving import Served
 from vllava_cli import __version__
 from vllava_cli.nouns import Wishes
-from vllava_cli.server.models import names_of
+from vllava_cli.server.openai.models import names_of
 
 
 def test_it_is_well(demo_served: Served) -> None:

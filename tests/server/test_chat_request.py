@@ -10,10 +10,10 @@ import pytest
 
 from vllava_cli.answers import Sampling
 from vllava_cli.nouns import Framing
-from vllava_cli.server.body_fields import MOST_VALUES
-from vllava_cli.server.chat_request import AskedTurn, ChatRequest, read_chat
-from vllava_cli.server.clip_requests import ClipWanted
-from vllava_cli.server.protocol_errors import RequestError
+from vllava_cli.server.clips.clip_requests import ClipWanted
+from vllava_cli.server.openai.body_fields import MOST_VALUES
+from vllava_cli.server.openai.chat_request import AskedTurn, ChatRequest, read_chat
+from vllava_cli.server.openai.protocol_errors import RequestError
 
 
 def user(*content: Any) -> dict[str, Any]:

@@ -22,10 +22,10 @@ from vllava_cli.media.pixels import pixels_of
 from vllava_cli.media.remote.policy import allowed
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Framing
-from vllava_cli.server import root_files
-from vllava_cli.server.clip_requests import ClipWanted, read_clips
-from vllava_cli.server.private_folder import PrivateFolder
-from vllava_cli.server.root_files import root_file
+from vllava_cli.server.clips import root_files
+from vllava_cli.server.clips.clip_requests import ClipWanted, read_clips
+from vllava_cli.server.clips.private_folder import PrivateFolder
+from vllava_cli.server.clips.root_files import root_file
 from vllava_cli.server.service import Service
 
 CLIP = demo.clips()[0]

@@ -28,10 +28,10 @@ from vllava_cli.engine.resident.answer_events import (
 )
 from vllava_cli.errors import BusyError, ForbiddenError, OverflowedError, TooLargeError
 from vllava_cli.nouns import DEMO_MODEL, Wishes
-from vllava_cli.server import completions
 from vllava_cli.server.app import make_app
-from vllava_cli.server.media_shelf import MediaShelf
-from vllava_cli.server.protocol_errors import BUG
+from vllava_cli.server.clips.media_shelf import MediaShelf
+from vllava_cli.server.openai import completions
+from vllava_cli.server.openai.protocol_errors import BUG
 from vllava_cli.server.service import ServeSettings, Service
 
 STATS = Stats(prompt_tokens=9, reused_tokens=4, new_tokens=2, first_token_s=0.5, decode_s=0.25)

@@ -17,8 +17,8 @@ from tests.engine.engines import engine_of
 from tests.server.serving import Served, served
 from tests.waiting import wait_for
 from vllava_cli import demo
-from vllava_cli.server import connections
-from vllava_cli.server.connections import BoundedProtocol
+from vllava_cli.server.life import connections
+from vllava_cli.server.life.connections import BoundedProtocol
 
 HEAD = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
 

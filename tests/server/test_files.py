@@ -18,10 +18,10 @@ from tests.server.serving import Served, served
 from vllava_cli import demo
 from vllava_cli.errors import BusyError, MediaError
 from vllava_cli.nouns import DEMO_MODEL, Wishes
-from vllava_cli.server import uploads
-from vllava_cli.server.private_folder import PrivateFolder
+from vllava_cli.server.clips import uploads
+from vllava_cli.server.clips.private_folder import PrivateFolder
+from vllava_cli.server.clips.uploads import ArrivingUpload, Uploads
 from vllava_cli.server.service import ServeSettings
-from vllava_cli.server.uploads import ArrivingUpload, Uploads
 
 BODY = demo.clips()[0].read_bytes()
 MOST = len(BODY) + 10
@@ -173,7 +173,7 @@ def test_the_least_recently_used_uploads_make_room(tmp_path: Path, monkeypatch: 
 _SERVER = """
 import sys, time
 from pathlib import Path
-from vllava_cli.server.private_folder import PrivateFolder
+from vllava_cli.server.clips.private_folder import PrivateFolder
 folder = PrivateFolder(Path(sys.argv[1]))
 (folder.path / "clip").write_bytes(b"a")
 print(folder.path, flush=True)

@@ -34,10 +34,10 @@ from vllava_cli.engine.resident.resident_engine import ResidentEngine
 from vllava_cli.errors import ServerError, UsageError
 from vllava_cli.nouns import Wishes
 from vllava_cli.screen import Screen
-from vllava_cli.server import connections, launch, listeners
 from vllava_cli.server.app import make_app
-from vllava_cli.server.listeners import bound, check_reach
-from vllava_cli.server.own_place import taken
+from vllava_cli.server.life import connections, launch, listeners
+from vllava_cli.server.life.listeners import bound, check_reach
+from vllava_cli.server.life.own_place import taken
 from vllava_cli.server.service import ServeSettings, Service
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -220,7 +220,7 @@ def test_without_unix_sockets_it_listens_on_loopback_with_a_private_token(
         assert httpx.get(f"{state.url}/health", headers={"authorization": f"Bearer {state.token}"}).status_code == 200
         assert (runtime / "vllava").stat().st_mode & 0o777 == 0o700
         assert state.token not in repr(launch_status(state))
-        from vllava_cli.server import attend
+        from vllava_cli.server.life import attend
 
         assert attend.stop(Screen(out=io.StringIO(), err=io.StringIO()), DEMO, ()) == 0
 

@@ -19,8 +19,8 @@ from tests.clips import write_clip, write_pictures
 from vllava_cli.errors import BusyError, MediaError, ServerError, UsageError
 from vllava_cli.media.sample import sample
 from vllava_cli.nouns import Frames, Framing
-from vllava_cli.server import media_shelf
-from vllava_cli.server.media_shelf import ClipContent, MediaShelf, content_of
+from vllava_cli.server.clips import media_shelf
+from vllava_cli.server.clips.media_shelf import ClipContent, MediaShelf, content_of
 
 WHOLE = Framing()
 FRAMES_BYTES = 8 * 64 * 48 * 3

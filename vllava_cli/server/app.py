@@ -5,21 +5,12 @@ from __future__ import annotations
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from vllava_cli.server import (
-    answers,
-    asking,
-    completions,
-    files,
-    frame_pictures,
-    interrupts,
-    metrics,
-    models,
-    page,
-    upkeep,
-)
-from vllava_cli.server.gate import Gate
+from vllava_cli.server import metrics, page
+from vllava_cli.server.life.gate import Gate
 from vllava_cli.server.metrics import RequestCounter
-from vllava_cli.server.protocol_errors import HANDLERS
+from vllava_cli.server.openai import completions, files, frame_pictures, models
+from vllava_cli.server.openai.protocol_errors import HANDLERS
+from vllava_cli.server.own import answers, asking, interrupts, upkeep
 from vllava_cli.server.service import Service
 
 _PARTS = (models, completions, files, frame_pictures, asking, answers, interrupts, metrics, upkeep, page)

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 from vllava_cli.client.place import ServerState
 from vllava_cli.media.remote.policy import Allowed
 from vllava_cli.nouns import DecodeLimits, Wishes
-from vllava_cli.server.interrupts import Interrupts
-from vllava_cli.server.life import Life
+from vllava_cli.server.clips.private_folder import PrivateFolder
+from vllava_cli.server.clips.uploads import Uploads
+from vllava_cli.server.life.life import Life
 from vllava_cli.server.metrics import Metrics
-from vllava_cli.server.private_folder import PrivateFolder
-from vllava_cli.server.uploads import Uploads
+from vllava_cli.server.own.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from vllava_cli.engine.resident.resident_engine import ResidentEngine
-    from vllava_cli.server.media_shelf import MediaShelf
+    from vllava_cli.server.clips.media_shelf import MediaShelf
 
 MOST_UPLOAD_BYTES = 1 << 30
 MOST_BODY_BYTES = 64 << 20

@@ -14,9 +14,9 @@ from vllava_cli.choices import checked
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import Fit, Framing, MediaKind
 from vllava_cli.prompt import MAX_QUESTION_BYTES
-from vllava_cli.server.body_fields import BodyFields, cut, read_body, read_framing
-from vllava_cli.server.clip_requests import ClipWanted
-from vllava_cli.server.protocol_errors import RequestError
+from vllava_cli.server.clips.clip_requests import ClipWanted
+from vllava_cli.server.openai.body_fields import BodyFields, cut, read_body, read_framing
+from vllava_cli.server.openai.protocol_errors import RequestError
 
 MOST_ANSWERS = 8
 MOST_STOPS = 4

@@ -25,8 +25,8 @@ from vllava_cli.times import BEGAN_S, Stopwatch
 if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine
     from vllava_cli.nouns import Source
-    from vllava_cli.server.listeners import Listeners
-    from vllava_cli.server.own_place import OwnPlace
+    from vllava_cli.server.life.listeners import Listeners
+    from vllava_cli.server.life.own_place import OwnPlace
     from vllava_cli.server.service import ServeSettings, Service
 
 GRACE_S = 60.0
@@ -46,7 +46,7 @@ def check_libraries() -> None:
 
 def run(settings: ServeSettings, screen: Screen) -> int:
     """Serves until it is asked to end; returns 0, or 130 after Ctrl-C. Errors: any VllavaError; SystemExit."""
-    from vllava_cli.server.listeners import check_reach
+    from vllava_cli.server.life.listeners import check_reach
 
     check_reach(settings)
     is_stuck = threading.Event()
@@ -67,8 +67,8 @@ def run(settings: ServeSettings, screen: Screen) -> int:
 
 
 def _run(settings: ServeSettings, screen: Screen, is_stuck: threading.Event) -> int:
-    from vllava_cli.server.listeners import bound
-    from vllava_cli.server.own_place import taken
+    from vllava_cli.server.life.listeners import bound
+    from vllava_cli.server.life.own_place import taken
 
     is_serving = threading.Event()
     with (
@@ -118,7 +118,7 @@ def _service(
     settings: ServeSettings, engine: Engine, files: tuple[ModelFile, ...], listeners: Listeners, screen: Screen
 ) -> Service:
     from vllava_cli.engine.resident.resident_engine import ResidentEngine
-    from vllava_cli.server.media_shelf import MediaShelf
+    from vllava_cli.server.clips.media_shelf import MediaShelf
     from vllava_cli.server.service import Service
 
     plan = engine.plan
@@ -162,7 +162,7 @@ def _serve(service: Service, listeners: Listeners, own: OwnPlace, screen: Screen
 
     A second signal raises SystemExit or KeyboardInterrupt, and the answers are cut off.
     """
-    from vllava_cli.server.connections import web_server
+    from vllava_cli.server.life.connections import web_server
 
     web = web_server(service, grace_s=HURRY_S)
     thread = threading.Thread(target=web.run, args=(list(listeners.sockets),), name=WEB, daemon=True)
@@ -214,7 +214,7 @@ def _is_closed(service: Service) -> bool:
 
 def _say_where(service: Service, screen: Screen) -> None:
     """Says on stderr which model is served where, and who may ask."""
-    from vllava_cli.server.listeners import is_loopback
+    from vllava_cli.server.life.listeners import is_loopback
 
     state, settings = service.state, service.settings
     where = " and ".join(filter(None, (state.socket, state.url)))

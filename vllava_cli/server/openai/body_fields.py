@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar, get_args
 
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import FRAMES_PER_CLIP, Fit, Framing, Pick
-from vllava_cli.server.protocol_errors import RequestError
+from vllava_cli.server.openai.protocol_errors import RequestError
 from vllava_cli.storage.fields import Fields, parsed_object
 from vllava_cli.times import framing_of, time_of
 

@@ -24,11 +24,11 @@ from vllava_cli.engine.scoring import blank_frames
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import BusyError, ContextError, ServerError, UsageError, VllavaError
 from vllava_cli.nouns import Frames
-from vllava_cli.server.chat_request import AskedTurn, ChatRequest, read_chat
-from vllava_cli.server.clip_requests import read_clips
-from vllava_cli.server.completion_form import CompletionForm, fingerprint
-from vllava_cli.server.models import check_name, names_of
-from vllava_cli.server.protocol_errors import AsciiJSONResponse, RequestError, error_object, status_of
+from vllava_cli.server.clips.clip_requests import read_clips
+from vllava_cli.server.openai.chat_request import AskedTurn, ChatRequest, read_chat
+from vllava_cli.server.openai.completion_form import CompletionForm, fingerprint
+from vllava_cli.server.openai.models import check_name, names_of
+from vllava_cli.server.openai.protocol_errors import AsciiJSONResponse, RequestError, error_object, status_of
 from vllava_cli.server.service import Service
 from vllava_cli.storage.jsonl import json_of
 

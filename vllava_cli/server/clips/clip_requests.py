@@ -16,10 +16,10 @@ from vllava_cli.errors import FetchError, ForbiddenError, MediaError, VllavaErro
 from vllava_cli.media.remote.fetch import Fetcher
 from vllava_cli.media.remote.policy import Timeouts, scheme_of, without_secrets
 from vllava_cli.nouns import Frames, Framing, MediaKind
-from vllava_cli.server.data_uris import data_of
-from vllava_cli.server.media_shelf import ClipContent, named_error
-from vllava_cli.server.root_files import root_file
-from vllava_cli.server.uploads import PREFIX
+from vllava_cli.server.clips.data_uris import data_of
+from vllava_cli.server.clips.media_shelf import ClipContent, named_error
+from vllava_cli.server.clips.root_files import root_file
+from vllava_cli.server.clips.uploads import PREFIX
 
 if TYPE_CHECKING:
     from vllava_cli.server.service import Service

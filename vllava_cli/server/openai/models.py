@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from vllava_cli.nouns import Wishes
-from vllava_cli.server.protocol_errors import AsciiJSONResponse, RequestError
+from vllava_cli.server.openai.protocol_errors import AsciiJSONResponse, RequestError
 from vllava_cli.server.service import Service
 
 

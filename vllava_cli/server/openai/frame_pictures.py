@@ -14,12 +14,12 @@ from starlette.routing import BaseRoute, Route
 
 from vllava_cli.errors import UsageError, quoted
 from vllava_cli.nouns import Fit, Frames, Framing
-from vllava_cli.server.body_fields import BodyFields, read_body, read_framing
-from vllava_cli.server.clip_requests import ClipWanted, read_clips
-from vllava_cli.server.media_shelf import NAMELESS
-from vllava_cli.server.protocol_errors import AsciiJSONResponse
+from vllava_cli.server.clips.clip_requests import ClipWanted, read_clips
+from vllava_cli.server.clips.media_shelf import NAMELESS
+from vllava_cli.server.openai.body_fields import BodyFields, read_body, read_framing
+from vllava_cli.server.openai.protocol_errors import AsciiJSONResponse
+from vllava_cli.server.openai.upload_form import is_form, read_form
 from vllava_cli.server.service import Service
-from vllava_cli.server.upload_form import is_form, read_form
 
 
 def routes(service: Service) -> list[BaseRoute]:

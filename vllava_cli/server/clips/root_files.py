@@ -12,8 +12,8 @@ from urllib.parse import unquote_to_bytes
 
 from vllava_cli.errors import ForbiddenError, MediaError, os_reason, quoted
 from vllava_cli.media.file_check import MEDIA_SUFFIXES, check_facts
-from vllava_cli.server.media_shelf import ClipContent, file_key, is_older
-from vllava_cli.server.private_folder import PrivateFolder
+from vllava_cli.server.clips.media_shelf import ClipContent, file_key, is_older
+from vllava_cli.server.clips.private_folder import PrivateFolder
 
 _FORM = re.compile(r"file:(?://(?P<host>[^/]*))?(?P<path>.*)", re.IGNORECASE | re.DOTALL)
 _DRIVE = re.compile(r"/[A-Za-z]:[/\\]")

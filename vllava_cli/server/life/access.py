@@ -17,7 +17,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 from vllava_cli.errors import MOST_TOLD
-from vllava_cli.server.listeners import EVERYWHERE, LOOPBACK
+from vllava_cli.server.life.listeners import EVERYWHERE, LOOPBACK
 from vllava_cli.server.service import Service
 
 Scope = MutableMapping[str, Any]

@@ -11,8 +11,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from vllava_cli.server.protocol_errors import RequestError
-from vllava_cli.server.uploads import ArrivingUpload, Upload, Uploads, too_large
+from vllava_cli.server.clips.uploads import ArrivingUpload, Upload, Uploads, too_large
+from vllava_cli.server.openai.protocol_errors import RequestError
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks

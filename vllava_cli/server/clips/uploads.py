@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllava_cli.errors import BusyError, MediaError, TooLargeError
-from vllava_cli.server.media_shelf import ClipContent
-from vllava_cli.server.private_folder import PrivateFolder, as_unkept, open_new
+from vllava_cli.server.clips.media_shelf import ClipContent
+from vllava_cli.server.clips.private_folder import PrivateFolder, as_unkept, open_new
 
 PREFIX = "file-"
 MOST_FILES = 1000

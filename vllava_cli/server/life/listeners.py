@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from vllava_cli.errors import ServerError, UsageError, os_reason
-from vllava_cli.server.own_place import BACKLOG, OwnPlace
+from vllava_cli.server.life.own_place import BACKLOG, OwnPlace
 from vllava_cli.server.service import ServeSettings
 
 HAS_UNIX_SOCKETS = hasattr(socket, "AF_UNIX")

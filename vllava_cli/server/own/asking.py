@@ -30,8 +30,8 @@ from vllava_cli.interrupt import NEVER, Cancel
 from vllava_cli.media.decoder.stdin_file import Reader
 from vllava_cli.nouns import STDIN, Fit, Frames, Framing, LoadPlan, Subs, Tiles, Wishes
 from vllava_cli.screen import Screen
-from vllava_cli.server.event_stream import EventStream
-from vllava_cli.server.relay_screen import Relay, ScreenFacts
+from vllava_cli.server.own.event_stream import EventStream
+from vllava_cli.server.own.relay_screen import Relay, ScreenFacts
 from vllava_cli.server.service import Service
 from vllava_cli.storage.fields import Fields, parsed_object
 from vllava_cli.times import Activity, Stopwatch

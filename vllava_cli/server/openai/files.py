@@ -10,10 +10,10 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from vllava_cli.server.protocol_errors import AsciiJSONResponse, RequestError
+from vllava_cli.server.clips.uploads import MOST_FILES, Upload
+from vllava_cli.server.openai.protocol_errors import AsciiJSONResponse, RequestError
+from vllava_cli.server.openai.upload_form import read_form
 from vllava_cli.server.service import Service
-from vllava_cli.server.upload_form import read_form
-from vllava_cli.server.uploads import MOST_FILES, Upload
 
 
 def routes(service: Service) -> list[BaseRoute]:

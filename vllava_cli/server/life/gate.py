@@ -13,9 +13,9 @@ from typing import NoReturn
 from starlette.requests import ClientDisconnect
 
 from vllava_cli.errors import MOST_TOLD, reason_of
-from vllava_cli.server.access import OWN_LIMITS, App, Message, Receive, Refusal, Rules, Scope, Send
-from vllava_cli.server.life import WATCHERS
-from vllava_cli.server.protocol_errors import BUG
+from vllava_cli.server.life.access import OWN_LIMITS, App, Message, Receive, Refusal, Rules, Scope, Send
+from vllava_cli.server.life.life import WATCHERS
+from vllava_cli.server.openai.protocol_errors import BUG
 from vllava_cli.server.service import Service
 
 PATIENCE_S = 30.0

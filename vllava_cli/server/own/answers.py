@@ -28,7 +28,7 @@ from vllava_cli.engine.answering import Maker
 from vllava_cli.engine.resident.resident_engine import AnswerWanted, Ended, Event, Piece, RunningAnswer
 from vllava_cli.errors import BusyError, ServerGoneError, UsageError, VllavaError
 from vllava_cli.nouns import Frames
-from vllava_cli.server.frame_shelf import FrameShelf
+from vllava_cli.server.own.frame_shelf import FrameShelf
 from vllava_cli.server.service import Service
 from vllava_cli.storage.fields import Fields, parsed_object
 

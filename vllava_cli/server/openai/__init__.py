@@ -1,0 +1,1 @@
+"""The routes of OpenAI's protocol, for any program."""

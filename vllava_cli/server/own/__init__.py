@@ -1,0 +1,1 @@
+"""The routes for this user's own commands, under /vllava."""
