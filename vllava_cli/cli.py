@@ -428,7 +428,7 @@ def serve(
         return attend.status(screen, is_json=json) if status else attend.stop(screen, wishes, named)
     from vllava_cli.media.remote.policy import allowed
     from vllava_cli.server.life import launch
-    from vllava_cli.server.service import MOST_UPLOAD_BYTES, ServeSettings
+    from vllava_cli.server.serve_settings import MOST_UPLOAD_BYTES, ServeSettings
 
     os.environ.pop("VLLAVA_TOKEN", None)  # the processes that decode clips don't need it
     settings = ServeSettings(

@@ -31,7 +31,7 @@ from vllava_cli.media.sample import sample
 from vllava_cli.media.select import spread
 from vllava_cli.nouns import Frames, Framing, Wishes
 from vllava_cli.server.own.frame_shelf import FrameShelf
-from vllava_cli.server.service import ServeSettings
+from vllava_cli.server.serve_settings import ServeSettings
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ from vllava_cli.commands import served_ask
 from vllava_cli.nouns import DEMO_MODEL, Wishes
 from vllava_cli.screen import Screen
 from vllava_cli.server.own.interrupts import Interrupts
-from vllava_cli.server.service import ServeSettings
+from vllava_cli.server.serve_settings import ServeSettings
 
 QUESTION = "What happens in this video?"
 DEMO_NOTICE = "vllava: demo model: tiny, knows only moving shapes, and says nothing about Video-LLaVA's quality.\n"

@@ -18,7 +18,8 @@ from vllava_cli.engine.resident.resident_engine import ResidentEngine
 from vllava_cli.nouns import DEMO_MODEL, Wishes
 from vllava_cli.server.clips.media_shelf import MediaShelf
 from vllava_cli.server.life.connections import web_server
-from vllava_cli.server.service import ServeSettings, Service
+from vllava_cli.server.serve_settings import ServeSettings
+from vllava_cli.server.service import Service
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ from vllava_cli.nouns import DEMO_MODEL, Frames, Framing, Wishes
 from vllava_cli.server.clips.clip_requests import ClipWanted, read_clips
 from vllava_cli.server.clips.media_shelf import MediaShelf
 from vllava_cli.server.clips.private_folder import PrivateFolder
-from vllava_cli.server.service import ServeSettings, Service
+from vllava_cli.server.serve_settings import ServeSettings
+from vllava_cli.server.service import Service
 
 
 @contextmanager

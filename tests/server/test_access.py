@@ -28,7 +28,8 @@ from vllava_cli.server.life import gate
 from vllava_cli.server.life.access import Rules
 from vllava_cli.server.life.gate import Gate
 from vllava_cli.server.life.life import Life
-from vllava_cli.server.service import ServeSettings, Service
+from vllava_cli.server.serve_settings import ServeSettings
+from vllava_cli.server.service import Service
 
 TOKEN = "0123456789abcdef"
 WISHES = Wishes(model="demo")

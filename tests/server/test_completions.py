@@ -32,7 +32,8 @@ from vllava_cli.server.app import make_app
 from vllava_cli.server.clips.media_shelf import MediaShelf
 from vllava_cli.server.openai import completions
 from vllava_cli.server.openai.protocol_errors import BUG
-from vllava_cli.server.service import ServeSettings, Service
+from vllava_cli.server.serve_settings import ServeSettings
+from vllava_cli.server.service import Service
 
 STATS = Stats(prompt_tokens=9, reused_tokens=4, new_tokens=2, first_token_s=0.5, decode_s=0.25)
 WHY: dict[str, Any] = {"model": "demo", "messages": [{"role": "user", "content": "Why?"}]}

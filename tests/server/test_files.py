@@ -21,7 +21,7 @@ from vllava_cli.nouns import DEMO_MODEL, Wishes
 from vllava_cli.server.clips import uploads
 from vllava_cli.server.clips.private_folder import PrivateFolder
 from vllava_cli.server.clips.uploads import ArrivingUpload, Uploads
-from vllava_cli.server.service import ServeSettings
+from vllava_cli.server.serve_settings import ServeSettings
 
 BODY = demo.clips()[0].read_bytes()
 MOST = len(BODY) + 10

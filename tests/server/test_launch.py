@@ -38,7 +38,8 @@ from vllava_cli.server.app import make_app
 from vllava_cli.server.life import connections, launch, listeners
 from vllava_cli.server.life.listeners import bound, check_reach
 from vllava_cli.server.life.own_place import taken
-from vllava_cli.server.service import ServeSettings, Service
+from vllava_cli.server.serve_settings import ServeSettings
+from vllava_cli.server.service import Service
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DEMO = Wishes(model="demo")

@@ -1,58 +1,26 @@
-"""What all routes of the server share: the resident engine, the clips, and the user's settings."""
+"""What all routes of the server share: the resident engine, the clips, and the figures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllava_cli.client.place import ServerState
-from vllava_cli.media.remote.policy import Allowed
-from vllava_cli.nouns import DecodeLimits, Wishes
 from vllava_cli.server.clips.private_folder import PrivateFolder
 from vllava_cli.server.clips.uploads import Uploads
 from vllava_cli.server.life.life import Life
 from vllava_cli.server.metrics import Metrics
 from vllava_cli.server.own.interrupts import Interrupts
+from vllava_cli.server.serve_settings import ServeSettings
 
 if TYPE_CHECKING:
     from vllava_cli.engine.resident.resident_engine import ResidentEngine
     from vllava_cli.server.clips.media_shelf import MediaShelf
 
-MOST_UPLOAD_BYTES = 1 << 30
-MOST_BODY_BYTES = 64 << 20
 MOST_FETCHES = 8
 """The most URLs that are fetched at once."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServeSettings:
-    """The request of one `vllava serve`."""
-
-    wishes: Wishes
-    host: str = "127.0.0.1"
-    port: int | None = None
-    """None listens on no port; 0 lets the system choose one."""
-    token: str = ""
-    names: tuple[str, ...] = ()
-    """Further names by which a browser may reach the server, behind a proxy."""
-    root: Path | None = None
-    """The folder below which file: URLs may lie; None allows none."""
-    allowed: Allowed = field(default_factory=Allowed)
-    """The schemes of URLs that are fetched."""
-    idle_s: float | None = None
-    """The server ends after so long without a question; None never."""
-    most_rows: int | None = None
-    most_waiting: int = 256
-    most_upload_bytes: int = MOST_UPLOAD_BYTES
-    most_body_bytes: int = MOST_BODY_BYTES
-    limits: DecodeLimits = field(default_factory=DecodeLimits)
-    decoders: int | None = None
-    is_logging: bool = False
-    """True if questions are written to stderr."""
-    has_clip_cache: bool = True
 
 
 @dataclass(kw_only=True)

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from vllava_cli.nouns import Source
     from vllava_cli.server.life.listeners import Listeners
     from vllava_cli.server.life.own_place import OwnPlace
-    from vllava_cli.server.service import ServeSettings, Service
+    from vllava_cli.server.serve_settings import ServeSettings
+    from vllava_cli.server.service import Service
 
 GRACE_S = 60.0
 """How long running answers may take once the server is asked to end."""

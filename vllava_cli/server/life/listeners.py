@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 from vllava_cli.errors import ServerError, UsageError, os_reason
 from vllava_cli.server.life.own_place import BACKLOG, OwnPlace
-from vllava_cli.server.service import ServeSettings
+from vllava_cli.server.serve_settings import ServeSettings
 
 HAS_UNIX_SOCKETS = hasattr(socket, "AF_UNIX")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
