@@ -171,5 +171,6 @@ def test_completion_knows_commands_and_values(tmp_path: Path) -> None:
 
     assert complete("vllava d", 1) == ["doctor", "demo"]
     assert complete("vllava ask --fit ", 3) == ["crop", "pad", "squash"]
+    assert complete("vllava ask --server ", 3) == ["auto", "off"]
     assert complete("vllava serve --allow https,l", 3) == ["https,loopback", "https,link-local"]
     assert complete("vllava ask --model ", 3) == ["demo", "LanguageBind/Video-LLaVA-7B-hf"]

@@ -100,6 +100,11 @@ def partly_completed(known: Callable[[], Iterable[str]]) -> Callable[[str], list
     return complete
 
 
+def _auto_or_off(incomplete: str) -> list[str]:
+    """Completes the two words of an option that takes something else besides."""
+    return [word for word in (AUTO, OFF) if word.startswith(incomplete)]
+
+
 def models(incomplete: str) -> list[str]:
     """Completes the names of the demo and of the models in the hub's cache; the shell completes folders."""
     from vllava_cli.engine.hub import cached_models
@@ -255,7 +260,7 @@ SubsWish = Annotated[
     typer.Option(
         "--subs",
         metavar="auto|FILE|off",
-        autocompletion=lambda incomplete: [name for name in ("auto", "off") if name.startswith(incomplete)],
+        autocompletion=_auto_or_off,
         help="Let the model read what is spoken: auto takes a .srt, .vtt or .ass beside the clip, else a text track.",
     ),
 ]
@@ -271,6 +276,7 @@ ServerWish = Annotated[
         "--server",
         **read_by(server_of),
         metavar="auto|off|URL",
+        autocompletion=_auto_or_off,
         envvar="VLLAVA_SERVER",
         help="Ask a server that has the model loaded: one that runs, none, or the one at a URL.",
     ),
@@ -281,7 +287,7 @@ Keep = Annotated[
         "--keep",
         **read_by(positive_time),
         metavar="TIME",
-        help="Start a server that keeps the model for this long after the last question.",
+        help="Keep the model for this long after the last question, in a server that is started unless one runs.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]

@@ -80,9 +80,9 @@ MostUpload = Annotated[
     int | None,
     typer.Option(**read_by(size_bytes), metavar="SIZE", help="The largest file that may be sent.", show_default="1G"),
 ]
-Logged = Annotated[bool, typer.Option("--log", help="Write a line for each answer on stderr, with its question.")]
-Status = Annotated[bool, typer.Option("--status", help="Show the servers that you run, and stop.")]
-Stop = Annotated[bool, typer.Option("--stop", help="End the server that has this model, or the only one, and stop.")]
+Logged = Annotated[bool, typer.Option("--log", help="Write a line for each request on stderr, with its question.")]
+Status = Annotated[bool, typer.Option("--status", help="Show the servers that you run; start none.")]
+Stop = Annotated[bool, typer.Option("--stop", help="End the server that has this model, or the only one; start none.")]
 StatusJson = Annotated[bool, typer.Option("--json", help="With --status: print one JSON object for each, a line each.")]
 
 
