@@ -272,9 +272,10 @@ def test_an_address_that_cannot_be_listened_at_is_one_sentence() -> None:
         assert message.startswith("--host no.such.invalid is not an address of this machine: ")
 
 
-def test_a_missing_library_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_told_before_all_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "LIBRARIES", ("socket", "no_such_library"))
-    assert refused(UsageError, launch.check_libraries) == (
+    open_to_all = ServeSettings(wishes=DEMO, port=0, host="0.0.0.0")
+    assert refused(UsageError, launch.run, open_to_all, Screen(out=io.StringIO(), err=io.StringIO())) == (
         "vllava serve needs no_such_library, which isn't installed: pip install 'vllava[serve]'."
     )
 

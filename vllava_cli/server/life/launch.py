@@ -47,6 +47,7 @@ def check_libraries() -> None:
 
 def run(settings: ServeSettings, screen: Screen) -> int:
     """Serves until it is asked to end; returns 0, or 130 after Ctrl-C. Errors: any VllavaError; SystemExit."""
+    check_libraries()
     from vllava_cli.server.life.listeners import check_reach
 
     check_reach(settings)
