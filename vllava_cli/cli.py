@@ -426,7 +426,6 @@ def serve(
 
         named = [each.name for each in fields(Wishes) if _is_given(context, each.name)]
         return attend.status(screen, is_json=json) if status else attend.stop(screen, wishes, named)
-    from vllava_cli.media.remote.policy import allowed
     from vllava_cli.server.life import launch
     from vllava_cli.server.serve_settings import MOST_UPLOAD_BYTES, ServeSettings
 
@@ -438,7 +437,7 @@ def serve(
         token=served.token_of(token if port is not None or _is_given(context, "token") else None, token_file),
         names=tuple(name or ()),
         root=served.root_of(root),
-        allowed=allowed(allow or ()),
+        allowed=served.fetched_of(allow),
         idle_s=idle,
         most_rows=given.rows_of(batch_size),
         most_waiting=queue,

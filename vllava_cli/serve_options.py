@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vllava_cli.errors import UsageError, os_reason, quoted
 from vllava_cli.options import number, partly_completed, positive_time, read_by
 from vllava_cli.storage.files import size_bytes
+
+if TYPE_CHECKING:
+    from vllava_cli.media.remote.policy import Allowed
 
 MOST_TOKEN_BYTES = 4096
 
@@ -111,3 +114,13 @@ def root_of(folder: Path | None) -> Path | None:
     if not folder.is_dir():
         raise UsageError(f"--root {quoted(folder)} is not a folder: name one, or leave it out.")
     return folder.resolve()
+
+
+def fetched_of(words: list[str] | None) -> Allowed:
+    """Reads the words of --allow. Errors: UsageError for a scheme that no server fetches."""
+    from vllava_cli.media.remote.policy import allowed
+
+    found = allowed(words or ())
+    if others := sorted(found.schemes - {"https", "http"}):
+        raise UsageError(f"--allow {others[0]}: a server fetches from https and http alone. Name these.")
+    return found

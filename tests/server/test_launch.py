@@ -318,6 +318,7 @@ def test_a_user_starts_looks_and_stops(vllava: Zygote, tmp_path: Path) -> None:
         (["--status", "--stop"], "--status shows servers and --stop ends one. Give one of them."),
         (["--json"], "--json is about --status: add it, or leave --json out."),
         (["--root", "no-such"], "--root 'no-such' is not a folder: name one, or leave it out."),
+        (["--allow", "https,s3"], "--allow s3: a server fetches from https and http alone. Name these."),
         (
             ["--port", "1", "--token-file", "no-such"],
             "--token-file 'no-such' can't be read: no such file or ",
