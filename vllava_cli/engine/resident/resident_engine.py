@@ -28,7 +28,7 @@ from vllava_cli.engine.sequence import Sequence as Answering
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import BusyError, ServerError, VllavaError, reason_of
 from vllava_cli.interrupt import NEVER, Cancel
-from vllava_cli.nouns import LoadPlan, counted
+from vllava_cli.nouns import LoadPlan
 from vllava_cli.times import Activity
 
 __all__ = ["AnswerWanted", "Ended", "Event", "Figures", "Piece", "ResidentEngine", "RunningAnswer", "TokenLogprob"]
@@ -104,7 +104,7 @@ class ResidentEngine:
             if self._is_closing:
                 raise ServerError("The server is ending and takes no more questions. Ask again in a moment.")
             if sum(each.state == "waiting" for each in self._open) >= self.most_waiting:
-                raise full_queue(self.most_waiting)
+                raise BusyError(f"{self.most_waiting} questions wait already. Try again in a moment.")
             self._open.add(running)
             self._inbox.append(running)
             self._changed.notify()
@@ -251,8 +251,3 @@ class ResidentEngine:
             self._idle_since = time.monotonic()
             self._figures = self._figures.plus(answer)
         running.send(Ended(answer=answer, fault=fault))
-
-
-def full_queue(most_waiting: int) -> BusyError:
-    """Makes the error for a question that the queue has no room for."""
-    return BusyError(f"The queue of {counted(most_waiting, 'question')} has no room left. Try again in a moment.")

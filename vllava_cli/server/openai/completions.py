@@ -19,17 +19,10 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from vllava_cli.answers import Answer, Conversation, Sampling, Stats, Turn
-from vllava_cli.engine.resident.resident_engine import (
-    AnswerWanted,
-    Event,
-    Piece,
-    RunningAnswer,
-    TokenLogprob,
-    full_queue,
-)
+from vllava_cli.engine.resident.resident_engine import AnswerWanted, Event, Piece, RunningAnswer, TokenLogprob
 from vllava_cli.engine.scoring import blank_frames
 from vllava_cli.engine.tokens import Tokens
-from vllava_cli.errors import ContextError, ServerError, UsageError, VllavaError
+from vllava_cli.errors import BusyError, ContextError, ServerError, UsageError, VllavaError
 from vllava_cli.nouns import Frames
 from vllava_cli.server.clips.clip_requests import read_clips
 from vllava_cli.server.openai.chat_request import AskedTurn, ChatRequest, read_chat
@@ -56,7 +49,7 @@ async def _complete(service: Service, request: Request) -> Response:
     request.state.question = asked.turns[-1].question
     check_name(service, asked.model)
     if service.resident.figures.waiting >= service.resident.most_waiting:
-        raise full_queue(service.resident.most_waiting)
+        raise BusyError(f"{service.resident.most_waiting} questions wait already. Try again in a moment.")
     caller = Caller(request)
     try:
         conversation = await _conversation(service, asked)
