@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx
 import pytest
 
-from tests.server.serving import Served
-from vllava_cli import __version__
+from tests.engine.engines import engine_of
+from tests.server.serving import Served, served
+from vllava_cli import __version__, demo
 from vllava_cli.nouns import Wishes
 from vllava_cli.server.openai.models import names_of
+from vllava_cli.server.serve_settings import ServeSettings
 
 
 def test_it_is_well(demo_served: Served) -> None:
@@ -16,6 +20,13 @@ def test_it_is_well(demo_served: Served) -> None:
     assert httpx.get(f"{demo_served.url}/health").json() == well
     with httpx.Client(transport=httpx.HTTPTransport(uds=demo_served.socket)) as client:
         assert client.get("http://localhost/health").json() == well
+
+
+def test_a_folder_whose_name_is_no_text_is_told(tmp_path: Path) -> None:
+    wishes = Wishes(model="/data/caf\udce9")
+    with served(engine_of(demo.CHECKPOINT), tmp_path, ServeSettings(wishes=wishes)) as running:
+        assert httpx.get(f"{running.url}/health").json()["model"] == "caf\\xe9"
+        assert httpx.get(f"{running.url}/vllava/status").json()["model"] == "/data/caf\\xe9"
 
 
 @pytest.mark.parametrize(
