@@ -308,6 +308,64 @@ def test_a_body_that_does_not_come_is_not_awaited_for_ever(path: str, monkeypatc
     assert (status, json.loads(body)["error"]["code"], headers["connection"]) == (408, "too_slow", "close")
 
 
+@pytest.mark.parametrize("path", ["/echo", "/v1/files"])
+def test_a_body_that_stops_is_given_up_however_much_has_come(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "SILENCE_S", 0.05)
+    status, _, body = answered(scope_of(path, "POST", host="localhost"), b"x" * (10 << 20), is_silent=True)
+    assert (status, json.loads(body)["error"]["code"]) == (408, "too_slow")
+
+
+def test_all_bodies_together_are_bounded_until_their_requests_end() -> None:
+    """Ten bodies of ten bytes fill the room of one upload of 20 bytes and of eight bodies."""
+    app = Starlette(
+        routes=[Route("/hold", echo, methods=["POST"])],
+        middleware=[Middleware(Gate, service=service_of(port=1, most_upload_bytes=20, most_body_bytes=10))],
+    )
+    found: list[list[Any]] = []
+
+    async def asked(is_held: asyncio.Event) -> list[Any]:
+        sent: list[Any] = []
+        pieces = [b"x" * 10]
+
+        async def receive() -> Any:
+            if pieces:
+                return {"type": "http.request", "body": pieces.pop(), "more_body": True}
+            await is_held.wait()
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await app(scope_of("/hold", "POST", host="localhost"), receive, send)
+        return sent
+
+    async def scenario() -> None:
+        end, now = asyncio.Event(), asyncio.Event()
+        now.set()
+        holders = [asyncio.create_task(asked(end)) for _ in range(10)]
+        await asyncio.sleep(0)
+        while len(holders) != sum(not holder.done() for holder in holders):
+            await asyncio.sleep(0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        found.append(await asked(now))
+        end.set()
+        assert [sent[1]["body"] for sent in await asyncio.gather(*holders)] == [b"10"] * 10
+        found.append(await asked(now))
+
+    asyncio.run(scenario())
+    (start, body), (later, _) = found
+    headers = dict(start["headers"])
+    assert (start["status"], headers[b"retry-after"], headers[b"connection"]) == (429, b"1", b"close")
+    assert json.loads(body["body"])["error"] == {
+        "message": "The requests that run now have 100 bytes together, and no more fit: try again in a moment.",
+        "type": "rate_limit_error",
+        "param": None,
+        "code": "rate_limit_exceeded",
+    }
+    assert later["status"] == 200
+
+
 def test_a_fault_of_ours_is_one_line_and_tells_the_client_nothing() -> None:
     del SAID[:]
     status, _, body = answered(scope_of("/broken", host="localhost"), is_logging=True)
