@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -25,7 +26,7 @@ from vllava_cli.client.place import ServerState
 from vllava_cli.nouns import Wishes
 from vllava_cli.server.app import make_app
 from vllava_cli.server.life import gate
-from vllava_cli.server.life.access import Rules
+from vllava_cli.server.life.access import PRIVATE, Rules
 from vllava_cli.server.life.gate import Gate
 from vllava_cli.server.life.life import Life
 from vllava_cli.server.serve_settings import ServeSettings
@@ -82,7 +83,7 @@ def test_only_the_servers_own_names_and_pages_are_answered(
     headers: dict[str, str], status: int, demo_served: Served
 ) -> None:
     for client in at(demo_served).values():
-        response = client.get("/vllava/status", headers=headers)
+        response = client.get("/vllava/engine", headers=headers)
         assert response.status_code == status
         assert ("error" in response.json()) == (status == 403)
         assert not [name for name in response.headers if name.startswith("access-control")]
@@ -121,7 +122,7 @@ def basic(password: str) -> str:
 )
 def test_at_a_port_with_a_token_it_must_be_right(given: Sequence[str], status: int, guarded: Served) -> None:
     headers = [(b"Authorization", value.encode("latin-1")) for value in given]
-    response = httpx.get(f"{guarded.url}/vllava/status", headers=headers)
+    response = httpx.get(f"{guarded.url}/vllava/engine", headers=headers)
     assert response.status_code == status
     if status == 401:
         assert response.headers["www-authenticate"] == "Bearer"
@@ -149,6 +150,7 @@ def test_a_browser_asks_for_the_token_and_the_sockets_rights_are_enough(guarded:
     "path",
     [
         "/vllava/ask",
+        "/vllava/status",
         "/vllava/stop",
         "/vllava/%73top",
         "/vllava/stop%0a",
@@ -163,7 +165,7 @@ def test_what_opens_paths_or_ends_the_server_is_out_of_reach_at_a_port(path: str
     response = httpx.Client().send(request)
     assert response.status_code in (403, 404, 307)
     assert not guarded.service.life.is_ending
-    assert (response.status_code == 403) == (path in ("/vllava/ask", "/vllava/stop", "/vllava/%73top"))
+    assert (response.status_code == 403) == (unquote(path) in PRIVATE)
 
 
 def service_of(**settings: Any) -> Service:
@@ -399,6 +401,6 @@ def test_a_server_that_ends_takes_no_request(demo_served: Served) -> None:
 
     async def statuses() -> list[int]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost") as client:
-            return [(await client.get(path)).status_code for path in ("/v1/models", "/health", "/vllava/status")]
+            return [(await client.get(path)).status_code for path in ("/v1/models", "/health", "/metrics")]
 
     assert asyncio.run(statuses()) == [503, 200, 200]

@@ -22,11 +22,16 @@ def test_it_is_well(demo_served: Served) -> None:
         assert client.get("http://localhost/health").json() == well
 
 
-def test_a_folder_whose_name_is_no_text_is_told(tmp_path: Path) -> None:
+def test_only_its_user_is_told_in_which_folder_a_model_is(tmp_path: Path) -> None:
+    """The name of the folder need not be a text."""
     wishes = Wishes(model="/data/caf\udce9")
     with served(engine_of(demo.CHECKPOINT), tmp_path, ServeSettings(wishes=wishes)) as running:
-        assert httpx.get(f"{running.url}/health").json()["model"] == "caf\\xe9"
-        assert httpx.get(f"{running.url}/vllava/status").json()["model"] == "/data/caf\\xe9"
+        with httpx.Client(transport=httpx.HTTPTransport(uds=running.socket)) as client:
+            assert client.get("http://localhost/vllava/status").json()["model"] == "/data/caf\\xe9"
+        for path, name in (("/health", "model"), ("/vllava/engine", "name")):
+            told = httpx.get(running.url + path)
+            assert told.json()[name] == "caf\\xe9" and "/data" not in told.text
+        assert httpx.get(f"{running.url}/vllava/status").status_code == 403
 
 
 @pytest.mark.parametrize(

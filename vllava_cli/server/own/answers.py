@@ -29,6 +29,7 @@ from vllava_cli.engine.resident.resident_engine import AnswerWanted, Ended, Even
 from vllava_cli.errors import BusyError, ServerGoneError, UsageError, VllavaError
 from vllava_cli.nouns import Frames
 from vllava_cli.server.openai.body_fields import check_values
+from vllava_cli.server.openai.models import names_of
 from vllava_cli.server.openai.protocol_errors import AsciiJSONResponse
 from vllava_cli.server.own.frame_shelf import FrameShelf
 from vllava_cli.server.service import Service
@@ -74,7 +75,7 @@ class AnswerDesk:
         facts = EngineFacts(
             version=__version__,
             model=self._model,
-            name=checkpoint.name,
+            name=names_of(self.service.state.wishes)[0],
             plan=replace(resident.plan, forms=()),
             context_tokens=resident.tokens.context_tokens,
             rows=max(1, resident.figures.most_rows),
