@@ -368,6 +368,14 @@ def test_all_bodies_together_are_bounded_until_their_requests_end() -> None:
     assert later["status"] == 200
 
 
+def test_the_reason_of_a_bug_may_have_a_question_in_it_and_is_told_with_log_alone() -> None:
+    del SAID[:]
+    answered(scope_of("/broken", host="localhost"))
+    (bug,) = SAID
+    assert bug.startswith("vllava: /broken failed by a bug in vllava: KeyError at test_access.py:")
+    assert bug.endswith(". Please report it; --log tells the reason.")
+
+
 def test_a_fault_of_ours_is_one_line_and_tells_the_client_nothing() -> None:
     del SAID[:]
     status, _, body = answered(scope_of("/broken", host="localhost"), is_logging=True)

@@ -95,7 +95,7 @@ class Gate:
             raise
         except Exception as exc:
             if body.refusal is None:
-                self._service.say(f"vllava: {_bug(scope['path'], exc)}")
+                self._service.say(_bug(scope["path"], exc, is_logging=self._service.settings.is_logging))
                 return OUR_BUG
         return body.refusal
 
@@ -206,7 +206,13 @@ def _line(scope: Scope, status: int, seconds: float) -> str:
     return f"{line}: {question[:MOST_TOLD]}" if question else line
 
 
-def _bug(path: str, exc: Exception) -> str:
+def _bug(path: str, exc: Exception, *, is_logging: bool) -> str:
+    """Writes a line about a bug; its reason may quote a question, and is told only where questions are logged."""
     place = extract_tb(exc.__traceback__)[-1]
     name = f"{type(exc).__name__} at {place.filename.rpartition('/')[2]}:{place.lineno}"
-    return f"{path} failed by a bug in vllava: {name}: {reason_of(exc)}. Please report it."
+    told = (
+        f"{name}: {reason_of(exc)}. Please report it."
+        if is_logging
+        else f"{name}. Please report it; --log tells the reason."
+    )
+    return f"vllava: {path} failed by a bug in vllava: {told}"
