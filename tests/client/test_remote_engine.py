@@ -30,6 +30,7 @@ from vllava_cli.interrupt import Cancel
 from vllava_cli.media.sample import sample
 from vllava_cli.media.select import spread
 from vllava_cli.nouns import Frames, Framing, Wishes
+from vllava_cli.server.openai.body_fields import MOST_VALUES
 from vllava_cli.server.own.frame_shelf import FrameShelf
 from vllava_cli.server.serve_settings import ServeSettings
 
@@ -204,6 +205,8 @@ ASKED = {
         ("POST", "/vllava/answers", ASKED | {"sampling": {"blank_choice": "x"}}, 400, "'x' is not one of the choices"),
         ("POST", "/vllava/answers", ASKED | {"turns": [{"question": "?", "answer_ids": [9**9]}]}, 400, "answer_ids"),
         ("POST", "/vllava/answers", {}, 400, "id is missing"),
+        ("POST", "/vllava/answers", ASKED | {"turns": [0] * MOST_VALUES}, 400, "more than 262,144 values."),
+        ("POST", "/vllava/answers", ASKED | {"attached": ["\ud800"]}, 409, r"\ud800"),
         ("POST", "/vllava/answers", ASKED | {"model": "another"}, 503, "another model"),
         ("DELETE", "/vllava/answers/none", {}, 200, ""),
     ],

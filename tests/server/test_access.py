@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -25,7 +26,7 @@ from vllava_cli.client.place import ServerState
 from vllava_cli.nouns import Wishes
 from vllava_cli.server.app import make_app
 from vllava_cli.server.life import gate
-from vllava_cli.server.life.access import Rules
+from vllava_cli.server.life.access import PRIVATE, Rules
 from vllava_cli.server.life.gate import Gate
 from vllava_cli.server.life.life import Life
 from vllava_cli.server.serve_settings import ServeSettings
@@ -82,7 +83,7 @@ def test_only_the_servers_own_names_and_pages_are_answered(
     headers: dict[str, str], status: int, demo_served: Served
 ) -> None:
     for client in at(demo_served).values():
-        response = client.get("/vllava/status", headers=headers)
+        response = client.get("/vllava/engine", headers=headers)
         assert response.status_code == status
         assert ("error" in response.json()) == (status == 403)
         assert not [name for name in response.headers if name.startswith("access-control")]
@@ -121,7 +122,7 @@ def basic(password: str) -> str:
 )
 def test_at_a_port_with_a_token_it_must_be_right(given: Sequence[str], status: int, guarded: Served) -> None:
     headers = [(b"Authorization", value.encode("latin-1")) for value in given]
-    response = httpx.get(f"{guarded.url}/vllava/status", headers=headers)
+    response = httpx.get(f"{guarded.url}/vllava/engine", headers=headers)
     assert response.status_code == status
     if status == 401:
         assert response.headers["www-authenticate"] == "Bearer"
@@ -149,6 +150,7 @@ def test_a_browser_asks_for_the_token_and_the_sockets_rights_are_enough(guarded:
     "path",
     [
         "/vllava/ask",
+        "/vllava/status",
         "/vllava/stop",
         "/vllava/%73top",
         "/vllava/stop%0a",
@@ -163,7 +165,7 @@ def test_what_opens_paths_or_ends_the_server_is_out_of_reach_at_a_port(path: str
     response = httpx.Client().send(request)
     assert response.status_code in (403, 404, 307)
     assert not guarded.service.life.is_ending
-    assert (response.status_code == 403) == (path in ("/vllava/ask", "/vllava/stop", "/vllava/%73top"))
+    assert (response.status_code == 403) == (unquote(path) in PRIVATE)
 
 
 def service_of(**settings: Any) -> Service:
@@ -308,6 +310,72 @@ def test_a_body_that_does_not_come_is_not_awaited_for_ever(path: str, monkeypatc
     assert (status, json.loads(body)["error"]["code"], headers["connection"]) == (408, "too_slow", "close")
 
 
+@pytest.mark.parametrize("path", ["/echo", "/v1/files"])
+def test_a_body_that_stops_is_given_up_however_much_has_come(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "SILENCE_S", 0.05)
+    status, _, body = answered(scope_of(path, "POST", host="localhost"), b"x" * (10 << 20), is_silent=True)
+    assert (status, json.loads(body)["error"]["code"]) == (408, "too_slow")
+
+
+def test_all_bodies_together_are_bounded_until_their_requests_end() -> None:
+    """Ten bodies of ten bytes fill the room of one upload of 20 bytes and of eight bodies."""
+    app = Starlette(
+        routes=[Route("/hold", echo, methods=["POST"])],
+        middleware=[Middleware(Gate, service=service_of(port=1, most_upload_bytes=20, most_body_bytes=10))],
+    )
+    found: list[list[Any]] = []
+
+    async def asked(is_held: asyncio.Event) -> list[Any]:
+        sent: list[Any] = []
+        pieces = [b"x" * 10]
+
+        async def receive() -> Any:
+            if pieces:
+                return {"type": "http.request", "body": pieces.pop(), "more_body": True}
+            await is_held.wait()
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await app(scope_of("/hold", "POST", host="localhost"), receive, send)
+        return sent
+
+    async def scenario() -> None:
+        end, now = asyncio.Event(), asyncio.Event()
+        now.set()
+        holders = [asyncio.create_task(asked(end)) for _ in range(10)]
+        await asyncio.sleep(0)
+        while len(holders) != sum(not holder.done() for holder in holders):
+            await asyncio.sleep(0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        found.append(await asked(now))
+        end.set()
+        assert [sent[1]["body"] for sent in await asyncio.gather(*holders)] == [b"10"] * 10
+        found.append(await asked(now))
+
+    asyncio.run(scenario())
+    (start, body), (later, _) = found
+    headers = dict(start["headers"])
+    assert (start["status"], headers[b"retry-after"], headers[b"connection"]) == (429, b"1", b"close")
+    assert json.loads(body["body"])["error"] == {
+        "message": "The requests that run now have 100 bytes together, and no more fit: try again in a moment.",
+        "type": "rate_limit_error",
+        "param": None,
+        "code": "rate_limit_exceeded",
+    }
+    assert later["status"] == 200
+
+
+def test_the_reason_of_a_bug_may_have_a_question_in_it_and_is_told_with_log_alone() -> None:
+    del SAID[:]
+    answered(scope_of("/broken", host="localhost"))
+    (bug,) = SAID
+    assert bug.startswith("vllava: /broken failed by a bug in vllava: KeyError at test_access.py:")
+    assert bug.endswith(". Please report it; --log tells the reason.")
+
+
 def test_a_fault_of_ours_is_one_line_and_tells_the_client_nothing() -> None:
     del SAID[:]
     status, _, body = answered(scope_of("/broken", host="localhost"), is_logging=True)
@@ -341,6 +409,6 @@ def test_a_server_that_ends_takes_no_request(demo_served: Served) -> None:
 
     async def statuses() -> list[int]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost") as client:
-            return [(await client.get(path)).status_code for path in ("/v1/models", "/health", "/vllava/status")]
+            return [(await client.get(path)).status_code for path in ("/v1/models", "/health", "/metrics")]
 
     assert asyncio.run(statuses()) == [503, 200, 200]

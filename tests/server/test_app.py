@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx
 import pytest
 
-from tests.server.serving import Served
-from vllava_cli import __version__
+from tests.engine.engines import engine_of
+from tests.server.serving import Served, served
+from vllava_cli import __version__, demo
 from vllava_cli.nouns import Wishes
 from vllava_cli.server.openai.models import names_of
+from vllava_cli.server.serve_settings import ServeSettings
 
 
 def test_it_is_well(demo_served: Served) -> None:
@@ -16,6 +20,18 @@ def test_it_is_well(demo_served: Served) -> None:
     assert httpx.get(f"{demo_served.url}/health").json() == well
     with httpx.Client(transport=httpx.HTTPTransport(uds=demo_served.socket)) as client:
         assert client.get("http://localhost/health").json() == well
+
+
+def test_only_its_user_is_told_in_which_folder_a_model_is(tmp_path: Path) -> None:
+    """The name of the folder need not be a text."""
+    wishes = Wishes(model="/data/caf\udce9")
+    with served(engine_of(demo.CHECKPOINT), tmp_path, ServeSettings(wishes=wishes)) as running:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=running.socket)) as client:
+            assert client.get("http://localhost/vllava/status").json()["model"] == "/data/caf\\xe9"
+        for path, name in (("/health", "model"), ("/vllava/engine", "name")):
+            told = httpx.get(running.url + path)
+            assert told.json()[name] == "caf\\xe9" and "/data" not in told.text
+        assert httpx.get(f"{running.url}/vllava/status").status_code == 403
 
 
 @pytest.mark.parametrize(

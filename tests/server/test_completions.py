@@ -305,6 +305,19 @@ def test_a_full_queue_refuses_before_clips_are_read() -> None:
     played(scenario)
 
 
+def test_more_answers_than_may_wait_are_refused_for_good() -> None:
+    """A client that is told to try again would never come to an end."""
+
+    async def scenario() -> None:
+        client = Client(ScriptedModel(), {"n": 3})
+        await client.run()
+        error = json.loads(client.text)["error"]
+        assert (client.status, error["param"], client.model.asked) == (400, "n", [])
+        assert error["message"] == "n is 3, and only 2 questions may wait here: ask for fewer answers at once."
+
+    played(scenario)
+
+
 def clip(url: str = "data:video/mp4;base64,AAAA") -> dict[str, Any]:
     return {"type": "video_url", "video_url": {"url": url}}
 

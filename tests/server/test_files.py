@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import stat
 import subprocess
@@ -206,8 +207,25 @@ def test_a_folder_that_others_could_have_made_is_not_used(tmp_path: Path) -> Non
     (tmp_path / "link").symlink_to(tmp_path / "own")
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
-    for name in ("link", "open"):
+    (tmp_path / "file").touch()
+    (tmp_path / "nowhere").symlink_to(tmp_path / "none")
+    for name in ("link", "open", "file", "nowhere"):
         folder = PrivateFolder(tmp_path / name)
-        assert folder.path.parents[1] != tmp_path
+        place = folder.path.parent
+        assert place.parent != tmp_path and place.stat().st_mode & 0o777 == 0o700
         folder.close()
+        assert not place.exists()
+    assert not (tmp_path / "none").exists()
     assert (tmp_path / "own/x.lock").exists()
+
+
+def test_a_folder_that_a_cleaner_removed_is_made_again(tmp_path: Path) -> None:
+    """Systems remove temporary files that are days old, and a server stays for longer."""
+    folder = PrivateFolder(tmp_path / "clips")
+    first = folder.path
+    shutil.rmtree(tmp_path / "clips")
+    with folder.file(b"clip") as path:
+        assert path.read_bytes() == b"clip"
+    assert folder.path != first
+    folder.close()
+    assert [*(tmp_path / "clips").iterdir()] == []

@@ -10,6 +10,7 @@ from vllava_cli.nouns import DecodeLimits, Wishes
 
 MOST_UPLOAD_BYTES = 1 << 30
 MOST_BODY_BYTES = 64 << 20
+_BODIES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,3 +39,8 @@ class ServeSettings:
     is_logging: bool = False
     """True if questions are written to stderr."""
     has_clip_cache: bool = True
+
+    @property
+    def most_held_bytes(self) -> int:
+        """What the bodies of all running requests may take in memory: one of the largest clip, and some others."""
+        return self.most_upload_bytes + _BODIES * self.most_body_bytes

@@ -36,7 +36,8 @@ class PrivateFolder:
     def path(self) -> Path:
         """The folder, which is made now if it isn't there yet. Errors: OutputError."""
         with self._lock:
-            if self._folder is None:
+            if self._folder is None or not self._folder.is_dir():  # a cleaner of old files may have removed it
+                self._remove()
                 try:
                     self._folder = self._made()
                 except OSError as exc:
@@ -90,14 +91,16 @@ class PrivateFolder:
             self._folder = None
 
     def _made(self) -> Path:
-        self._within.mkdir(mode=0o700, parents=True, exist_ok=True)
-        within = self._within if _is_ours(self._within) else Path(tempfile.mkdtemp(prefix="vllava-clips-"))
+        with suppress(FileExistsError):
+            self._within.mkdir(mode=0o700, parents=True)
+        is_shared = _is_ours(self._within)  # by all servers of this user
+        within = self._within if is_shared else Path(tempfile.mkdtemp(prefix="vllava-clips-"))
         self.sweep()
         folder = within / secrets.token_hex(8)
         lock = folder.with_suffix(".lock")
         descriptor = locked(lock, 0o600)
         folder.mkdir(mode=0o700)
-        self._remove = weakref.finalize(self, _remove, folder, lock, descriptor, os.getpid())
+        self._remove = weakref.finalize(self, _remove, folder if is_shared else within, lock, descriptor, os.getpid())
         return folder
 
 

@@ -26,11 +26,12 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-PRIVATE = frozenset(("/vllava/ask", "/vllava/stop"))
-"""Routes that open paths or end the server: only this user's own commands reach them."""
+PRIVATE = frozenset(("/vllava/ask", "/vllava/status", "/vllava/stop"))
+"""Routes that open or tell paths, or end the server: only this user's own commands reach them."""
 OWN_LIMITS = ("/v1/files", "/vllava/frames")
 """Beginnings of the paths of routes that count the bytes of their bodies themselves."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
+_KINDS = {429: "rate_limit_error"}
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::[0-9]{1,5})?")
 _ORIGIN = re.compile(r"https?://(.+)")
 
@@ -45,7 +46,7 @@ class Refusal:
     headers: tuple[tuple[str, str], ...] = ()
 
     def response(self) -> JSONResponse:
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        kind = "server_error" if self.status >= 500 else _KINDS.get(self.status, "invalid_request_error")
         error = {"message": self.message, "type": kind, "param": None, "code": self.code}
         return JSONResponse({"error": error}, status_code=self.status, headers=dict(self.headers))
 

@@ -25,12 +25,15 @@ HEAD_S = 20.0
 UNREAD_S = 120.0
 """How long a client may leave what was sent unread."""
 _DESCRIPTORS = 4096
+_QUIET = ("uvicorn.error", "python_multipart")
+"""Libraries that would write on stderr about what a client sends; the application reports its own faults."""
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 
 
 def web_server(service: Service, *, grace_s: float) -> uvicorn.Server:
     """Makes the web server of a service; once it is to end, requests have `grace_s` before they are cut off."""
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # the application reports its own faults
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     _raise_descriptors()
     config = uvicorn.Config(
         make_app(service),

@@ -15,12 +15,16 @@ from starlette.requests import ClientDisconnect
 from vllava_cli.errors import MOST_TOLD, reason_of
 from vllava_cli.server.life.access import OWN_LIMITS, App, Message, Receive, Refusal, Rules, Scope, Send
 from vllava_cli.server.life.life import WATCHERS
-from vllava_cli.server.openai.protocol_errors import BUG
+from vllava_cli.server.openai.protocol_errors import BUG, RETRY_AFTER_S
 from vllava_cli.server.service import Service
 
 PATIENCE_S = 30.0
 """How long the server waits for a body in all, and a second more for each BYTES_A_SECOND that come."""
 BYTES_A_SECOND = 16 << 10
+SILENCE_S = 60.0
+"""How long a client may send nothing of a body, however much has come: it may be gone without a word."""
+ON_DISK = "/v1/files"
+"""The beginning of the paths whose bodies go to the disk as they come."""
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -53,6 +57,7 @@ class Gate:
 
     def __init__(self, app: App, service: Service) -> None:
         self._app, self._service, self._rules = app, service, Rules.of(service)
+        self._room = _Room(most_bytes=service.settings.most_held_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -63,6 +68,7 @@ class Gate:
             receive=receive,
             too_large=self._rules.too_large,
             most_bytes=None if scope["path"].startswith(OWN_LIMITS) else self._rules.most_body_bytes,
+            room=None if scope["path"].startswith(ON_DISK) else self._room,
         )
         reply = _Reply(send=send, body=body)
         try:
@@ -73,6 +79,7 @@ class Gate:
                     reply.body = None
                     await refusal.response()(scope, receive, reply)
         finally:
+            body.forget()
             if self._service.settings.is_logging and scope["path"] not in WATCHERS:
                 self._service.say(_line(scope, reply.status, time.monotonic() - began_s))
 
@@ -88,13 +95,31 @@ class Gate:
             raise
         except Exception as exc:
             if body.refusal is None:
-                self._service.say(f"vllava: {_bug(scope['path'], exc)}")
+                self._service.say(_bug(scope["path"], exc, is_logging=self._service.settings.is_logging))
                 return OUR_BUG
         return body.refusal
 
 
 class _BodyError(Exception):
     """Ends a route whose request has a body that is too large, or that comes too slowly."""
+
+
+@dataclass(kw_only=True)
+class _Room:
+    """Counts the bytes of the bodies that are in memory, those of all requests that run."""
+
+    most_bytes: int
+    bytes: int = 0
+
+    @property
+    def full(self) -> Refusal:
+        return Refusal(
+            status=429,
+            code="rate_limit_exceeded",
+            message=f"The requests that run now have {self.most_bytes:,} bytes together, and no more fit: try again in "
+            "a moment.",
+            headers=(("Retry-After", str(RETRY_AFTER_S)), ("Connection", "close")),
+        )
 
 
 @dataclass(kw_only=True)
@@ -105,6 +130,8 @@ class _Body:
     too_large: Refusal
     most_bytes: int | None
     """None where the route counts the bytes itself."""
+    room: _Room | None
+    """None where the route doesn't keep the bytes in memory."""
     refusal: Refusal | None = None
     """Why the rest of the body isn't read."""
     _bytes: int = 0
@@ -118,16 +145,26 @@ class _Body:
             return await self.receive()
         began_s = time.monotonic()
         try:
-            async with asyncio.timeout(PATIENCE_S + self._bytes / BYTES_A_SECOND - self._waited_s):
+            async with asyncio.timeout(min(SILENCE_S, PATIENCE_S + self._bytes / BYTES_A_SECOND - self._waited_s)):
                 message = await self.receive()
         except TimeoutError:
             self._refuse(TOO_SLOW)
         self._waited_s += time.monotonic() - began_s
-        self._bytes += len(message.get("body", b""))
+        size = len(message.get("body", b""))
+        self._bytes += size
+        if self.room:
+            self.room.bytes += size
         self._is_whole = not message.get("more_body", False)
         if self.most_bytes is not None and self._bytes > self.most_bytes:
             self._refuse(self.too_large)
+        if self.room and size and self.room.bytes > self.room.most_bytes:
+            self._refuse(self.room.full)
         return message
+
+    def forget(self) -> None:
+        """Gives the room back once the request has ended."""
+        if self.room:
+            self.room.bytes -= self._bytes
 
     def _refuse(self, refusal: Refusal) -> NoReturn:
         self.refusal = refusal
@@ -169,7 +206,13 @@ def _line(scope: Scope, status: int, seconds: float) -> str:
     return f"{line}: {question[:MOST_TOLD]}" if question else line
 
 
-def _bug(path: str, exc: Exception) -> str:
+def _bug(path: str, exc: Exception, *, is_logging: bool) -> str:
+    """Writes a line about a bug; its reason may quote a question, and is told only where questions are logged."""
     place = extract_tb(exc.__traceback__)[-1]
     name = f"{type(exc).__name__} at {place.filename.rpartition('/')[2]}:{place.lineno}"
-    return f"{path} failed by a bug in vllava: {name}: {reason_of(exc)}. Please report it."
+    told = (
+        f"{name}: {reason_of(exc)}. Please report it."
+        if is_logging
+        else f"{name}. Please report it; --log tells the reason."
+    )
+    return f"vllava: {path} failed by a bug in vllava: {told}"

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-WATCHERS = frozenset(("/health", "/metrics", "/vllava/status"))
-"""Routes that only look at the server: they keep no idle server alive."""
+WATCHERS = frozenset(("/health", "/metrics", "/vllava/status", "/vllava/stop"))
+"""Routes that only look at the server, or end it: they keep no idle server alive, and no end waits for them."""
 
 
 @dataclass(kw_only=True)
@@ -17,7 +17,7 @@ class Life:
     """Counts the requests that run; may be used from any thread."""
 
     running: int = 0
-    """Requests that aren't answered yet, without those that only look at the server."""
+    """Requests that aren't answered yet, without those of `WATCHERS`."""
     is_ending: bool = False
     """True once no further request is taken."""
     wake: threading.Event = field(default_factory=threading.Event)

@@ -19,8 +19,7 @@ _Value = TypeVar("_Value")
 
 def read_body(body: bytes) -> BodyFields:
     """Parses a body. Errors: RequestError."""
-    if sum(map(body.count, (b",", b"[", b"{"))) > MOST_VALUES:
-        raise RequestError(f"The body has more than {MOST_VALUES:,} values. Ask in smaller requests.")
+    check_values(body)
     try:
         found = parsed_object(body)
         if rb"\ud" in body.lower():
@@ -32,6 +31,12 @@ def read_body(body: bytes) -> BodyFields:
     except ValueError as exc:
         raise RequestError(f"The body is not a JSON object ({cut(str(exc))}). Send one.") from exc
     return BodyFields(found, "", error=UsageError)
+
+
+def check_values(body: bytes | bytearray) -> None:
+    """Raises a RequestError for a body that would take much memory as objects."""
+    if sum(map(body.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise RequestError(f"The body has more than {MOST_VALUES:,} values. Ask in smaller requests.")
 
 
 class BodyFields(Fields):

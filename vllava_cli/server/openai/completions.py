@@ -23,7 +23,7 @@ from vllava_cli.engine.resident.resident_engine import AnswerWanted, Event, Piec
 from vllava_cli.engine.scoring import blank_frames
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import BusyError, ContextError, ServerError, UsageError, VllavaError
-from vllava_cli.nouns import Frames
+from vllava_cli.nouns import Frames, counted
 from vllava_cli.server.clips.clip_requests import read_clips
 from vllava_cli.server.openai.chat_request import AskedTurn, ChatRequest, read_chat
 from vllava_cli.server.openai.completion_form import CompletionForm, fingerprint
@@ -48,8 +48,14 @@ async def _complete(service: Service, request: Request) -> Response:
     asked = await run_in_threadpool(read_chat, await request.body())
     request.state.question = asked.turns[-1].question
     check_name(service, asked.model)
-    if service.resident.figures.waiting >= service.resident.most_waiting:
-        raise BusyError(f"{service.resident.most_waiting} questions wait already. Try again in a moment.")
+    most = service.resident.most_waiting
+    if asked.answers > most:
+        message = (
+            f"n is {asked.answers}, and only {counted(most, 'question')} may wait here: ask for fewer answers at once."
+        )
+        raise RequestError(message, param="n")
+    if service.resident.figures.waiting >= most:
+        raise BusyError(f"{most} questions wait already. Try again in a moment.")
     caller = Caller(request)
     try:
         conversation = await _conversation(service, asked)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
@@ -28,6 +28,9 @@ from vllava_cli.engine.answering import Maker
 from vllava_cli.engine.resident.resident_engine import AnswerWanted, Ended, Event, Piece, RunningAnswer
 from vllava_cli.errors import BusyError, ServerGoneError, UsageError, VllavaError
 from vllava_cli.nouns import Frames
+from vllava_cli.server.openai.body_fields import check_values
+from vllava_cli.server.openai.models import names_of
+from vllava_cli.server.openai.protocol_errors import AsciiJSONResponse
 from vllava_cli.server.own.frame_shelf import FrameShelf
 from vllava_cli.server.service import Service
 from vllava_cli.storage.fields import Fields, parsed_object
@@ -72,13 +75,13 @@ class AnswerDesk:
         facts = EngineFacts(
             version=__version__,
             model=self._model,
-            name=checkpoint.name,
+            name=names_of(self.service.state.wishes)[0],
             plan=replace(resident.plan, forms=()),
             context_tokens=resident.tokens.context_tokens,
             rows=max(1, resident.figures.most_rows),
             maker=Maker(quantisation=loaded.quantisation, versions=loaded.versions),
         )
-        return JSONResponse(asdict(facts))
+        return AsciiJSONResponse(asdict(facts))
 
     async def frames(self, request: Request) -> Response:
         """Keeps the frames of a clip."""
@@ -99,7 +102,7 @@ class AnswerDesk:
                 raise ServerGoneError("This server has another model than the one that was asked before. Ask again.")
             known = {digest: self._shelf.find(digest) for digest in message.digests}
             if unknown := [digest for digest, frames in known.items() if not frames]:
-                return JSONResponse({"unknown": unknown}, status_code=409)
+                return AsciiJSONResponse({"unknown": unknown}, status_code=409)
             wanted = self._wanted(message, {digest: frames for digest, frames in known.items() if frames})
             answering = _Answering(loop=asyncio.get_running_loop())
             answering.running = await run_in_threadpool(self.service.resident.submit, wanted, answering.deliver)
@@ -205,7 +208,7 @@ def refusal(fault: VllavaError) -> Response:
     """Makes the reply for a request that can't be answered."""
     status = 429 if isinstance(fault, BusyError) else 503 if isinstance(fault, ServerGoneError) else 400
     headers = {"Retry-After": "1"} if status == 429 else None
-    return JSONResponse({"error": {"message": str(fault)}}, status_code=status, headers=headers)
+    return AsciiJSONResponse({"error": {"message": str(fault)}}, status_code=status, headers=headers)
 
 
 async def _body(request: Request, most_bytes: int) -> bytearray:
@@ -220,6 +223,7 @@ async def _body(request: Request, most_bytes: int) -> bytearray:
 
 def _message(body: bytearray) -> AnswerMessage:
     """Reads the message of a question. Errors: UsageError."""
+    check_values(body)
     try:
         return Fields(parsed_object(bytes(body)), "the question", error=UsageError).build(AnswerMessage)
     except ValueError as exc:

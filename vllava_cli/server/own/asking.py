@@ -30,6 +30,7 @@ from vllava_cli.interrupt import NEVER, Cancel
 from vllava_cli.media.decoder.stdin_file import Reader
 from vllava_cli.nouns import STDIN, Fit, Frames, Framing, LoadPlan, Subs, Tiles, Wishes
 from vllava_cli.screen import Screen
+from vllava_cli.server.openai.body_fields import check_values
 from vllava_cli.server.own.event_stream import EventStream
 from vllava_cli.server.own.relay_screen import Relay, ScreenFacts
 from vllava_cli.server.service import Service
@@ -60,6 +61,7 @@ class AskRequest:
     @classmethod
     def read(cls, body: bytes) -> AskRequest:
         """Reads the body of a request. Errors: UsageError."""
+        check_values(body)
         try:
             fields = Fields(parsed_object(body), "The request", error=UsageError)
         except ValueError as exc:

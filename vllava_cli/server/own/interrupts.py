@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from vllava_cli.errors import UsageError
+from vllava_cli.server.openai.protocol_errors import AsciiJSONResponse
 
 if TYPE_CHECKING:
     from vllava_cli.server.service import Service
@@ -45,6 +46,6 @@ class Interrupts:
 def routes(service: Service) -> list[BaseRoute]:
     async def interrupt(request: Request) -> Response:
         was_running = service.interrupts.interrupt(request.path_params["id"])
-        return JSONResponse({"was_running": was_running})
+        return AsciiJSONResponse({"was_running": was_running})
 
     return [Route("/vllava/interrupt/{id}", interrupt, methods=["POST"])]

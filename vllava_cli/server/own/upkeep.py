@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from vllava_cli.server.openai.protocol_errors import AsciiJSONResponse
 from vllava_cli.server.service import Service
 
 
@@ -18,11 +19,11 @@ def routes(service: Service) -> list[BaseRoute]:
     """Returns the routes of the status and of the end."""
 
     async def status(_request: Request) -> Response:
-        return JSONResponse(facts(service))
+        return AsciiJSONResponse(facts(service))
 
     async def stop(_request: Request) -> Response:
         service.life.end()
-        return JSONResponse({"is_ending": True})
+        return AsciiJSONResponse({"is_ending": True})
 
     return [Route("/vllava/status", status), Route("/vllava/stop", stop, methods=["POST"])]
 
