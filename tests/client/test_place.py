@@ -102,6 +102,20 @@ def test_another_version_or_a_changed_checkpoint_is_not_the_same(tmp_path: Path)
         assert len(place.states()) == 1
 
 
+@pytest.mark.usefixtures("runtime")
+@pytest.mark.parametrize(
+    ("served", "wished", "is_found"),
+    [(None, None, True), (None, "c0ffee", True), (None, "v1", False), ("v1", "c0ffee", True), ("v1", None, False)],
+)
+def test_who_names_the_commit_that_a_server_found_gets_it(
+    served: str | None, wished: str | None, is_found: bool
+) -> None:
+    """A session of a chat names its commit, whatever its model was asked for by."""
+    hub = Wishes(model="owner/name", revision=served)
+    with standing(hub, revision="c0ffee"):
+        assert (place.matching(replace(hub, revision=wished)) is not None) == is_found
+
+
 def test_what_a_dead_server_left_is_removed_by_who_looks(runtime: Path) -> None:
     with ExitStack() as servers:
         servers.enter_context(standing(DEMO))

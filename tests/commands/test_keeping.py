@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.commands.shell import Shell, environment_of
+from tests.engine.engines import engine_of
+from tests.server.found import environment_for
+from tests.server.serving import served
 from tests.waiting import wait_for
 from vllava_cli import demo
 from vllava_cli.commands.keeping import command_of
 from vllava_cli.nouns import Wishes
+from vllava_cli.server.serve_settings import ServeSettings
 
 QUESTION = "What happens in this video?"
 
@@ -65,6 +69,17 @@ def test_two_at_once_start_one_server_which_outlives_them(tmp_path: Path) -> Non
     finally:
         os.kill(pid, signal.SIGTERM)
     assert wait_for(lambda: {path.suffix for path in state.parent.iterdir()} <= {".log"})
+
+
+@pytest.mark.parametrize("words", [(), ("--every", "1s", "--json")])
+def test_a_server_that_runs_stays_for_longer(tmp_path: Path, words: tuple[str, ...]) -> None:
+    settings = ServeSettings(wishes=Wishes(model="demo"), idle_s=100.0)
+    with served(engine_of(demo.CHECKPOINT), tmp_path, settings) as running:
+        environment = environment_for(running, tmp_path / "run")
+        ask = ("ask", "--model", "demo", *words, demo.clips()[0], QUESTION, "--keep")
+        for time, idle_s in (("50", 100.0), ("300", 300.0), ("200", 300.0)):
+            done = Shell.run(*ask, time, folder=tmp_path, environment=environment)
+            assert (done.code, running.service.settings.idle_s) == (0, idle_s), done.err
 
 
 def test_a_server_that_does_not_start_is_told_in_its_own_words(tmp_path: Path) -> None:

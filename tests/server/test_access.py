@@ -149,6 +149,7 @@ def test_a_browser_asks_for_the_token_and_the_sockets_rights_are_enough(guarded:
     "path",
     [
         "/vllava/ask",
+        "/vllava/keep",
         "/vllava/stop",
         "/vllava/%73top",
         "/vllava/stop%0a",
@@ -163,7 +164,7 @@ def test_what_opens_paths_or_ends_the_server_is_out_of_reach_at_a_port(path: str
     response = httpx.Client().send(request)
     assert response.status_code in (403, 404, 307)
     assert not guarded.service.life.is_ending
-    assert (response.status_code == 403) == (path in ("/vllava/ask", "/vllava/stop", "/vllava/%73top"))
+    assert (response.status_code == 403) == (path in ("/vllava/ask", "/vllava/keep", "/vllava/stop", "/vllava/%73top"))
 
 
 def service_of(**settings: Any) -> Service:

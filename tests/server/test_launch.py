@@ -29,6 +29,7 @@ from tests.refusals import refused
 from tests.waiting import wait_for
 from vllava_cli import __version__
 from vllava_cli.client import place
+from vllava_cli.client.connection import Address, send
 from vllava_cli.client.place import ServerState
 from vllava_cli.engine.resident.resident_engine import ResidentEngine
 from vllava_cli.errors import ServerError, UsageError
@@ -229,9 +230,8 @@ def test_without_unix_sockets_it_listens_on_loopback_with_a_private_token(
 
 
 def launch_status(state: ServerState) -> Any:
-    from vllava_cli.client.talk import reply_of
-
-    return reply_of(state, "GET", "/vllava/status", timeout_s=60)
+    with send(Address.of(state), "GET", "/vllava/status") as reply:
+        return reply.checked().json()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from vllava_cli.client.place import ServerState
+from vllava_cli.client.place import ServerState, connected_to
 from vllava_cli.errors import BusyError, ServerError, ServerGoneError, os_reason
 from vllava_cli.interrupt import never
 
@@ -242,14 +242,7 @@ class Reply:
 def _connected(address: Address) -> socket.socket:
     """Opens a connection. Errors: OSError; ServerError for a URL that names no host."""
     if address.socket:
-        connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(_CONNECT_S)
-        try:
-            connection.connect(address.socket)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        return connected_to(address.socket, _CONNECT_S)
     try:
         parts = urlsplit(address.url)
         is_safe, host, port = parts.scheme == "https", parts.hostname or "", parts.port

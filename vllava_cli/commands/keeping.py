@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from vllava_cli import __version__
 from vllava_cli.client import place
+from vllava_cli.client.connection import Address, send
 from vllava_cli.client.place import ServerState
 from vllava_cli.commands.asked import Ask
 from vllava_cli.errors import LockedError, ServerError, UsageError, os_reason
@@ -20,19 +22,26 @@ from vllava_cli.screen import Screen
 from vllava_cli.storage.files import is_locked
 
 _TICK_S = 0.1
+_REPLY_S = 5.0
 _MOST_LOG_BYTES = 1 << 16
 
 
 def keep(ask: Ask, screen: Screen) -> None:
-    """Starts a server for an ask with --keep if none with its model runs. Errors: UsageError, ServerError.
+    """Starts a server for an ask with --keep if none with its model runs; one that runs stays for longer.
 
-    A server that runs already stays for longer if the question that follows asks for that.
+    Errors: UsageError, ServerError.
     """
     if ask.server != AUTO:
         raise UsageError(f"--keep starts a server here, and --server {ask.server} uses none here. Leave one out.")
-    found = place.matching(ask.wishes)
+    found = None
     while ask.keep_s is not None and found is None:
-        found = _started(ask.wishes, ask.keep_s, screen)
+        found = place.matching(ask.wishes)
+        if found:
+            with suppress(ServerError):  # it ends just now, or is stuck: the question finds that out, too
+                wish = json.dumps({"least_s": ask.keep_s}).encode()
+                send(Address.of(found), "POST", "/vllava/keep", wish, patience_s=_REPLY_S).close()
+        else:
+            found = _started(ask.wishes, ask.keep_s, screen)
 
 
 def _started(wishes: Wishes, keep_s: float, screen: Screen) -> ServerState | None:
