@@ -75,6 +75,7 @@ def test_a_body_is_read_however_it_is_framed(sending: Server, pieces: list[bytes
         ([OK + b"a: b\r\n" * 20_000], ServerError, "too long a head"),
         ([b"HTTP/1.1 502 Bad\r\n\r\n<html>"], ServerError, "it answered with HTTP 502. Check"),
         ([b'HTTP/1.1 429 Busy\r\n\r\n{"error": {"message": "Many wait."}}'], BusyError, "Many wait."),
+        ([b'HTTP/1.1 503 End\r\n\r\n{"error": {"message": "It ends."}}'], ServerGoneError, "takes no more questions."),
         ([b'HTTP/1.1 401 No\r\n\r\n{"error": {"message": "No token."}}'], ServerError, "No token."),
     ],
 )

@@ -133,6 +133,9 @@ def test_a_server_that_is_to_end_finishes_its_answers_and_takes_no_others(
             assert wait_for(lambda: not place.states())
             late = other.get("/slow")
             assert (late.status_code, late.headers["connection"]) == (503, "close")
+            assert other.post("/vllava/interrupt/a").json() == {"was_running": False}, "Ctrl-C still ends an answer"
+            assert other.delete("/vllava/answers/a").status_code == 200
+            assert other.post("/vllava/stop").json() == {"is_ending": True}
             slow.is_let.set()
             running.join()
 

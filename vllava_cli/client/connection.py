@@ -133,9 +133,14 @@ class Reply:
             self.headers[name.strip().lower()] = value.strip()
 
     def checked(self) -> Self:
-        """Returns the reply unless it is a refusal. Errors: BusyError if too many wait, ServerError for all others."""
+        """Returns the reply unless it is a refusal.
+
+        Errors: BusyError if too many wait, ServerGoneError if the server is ending, ServerError for all others.
+        """
         if self.status < 300:
             return self
+        if self.status == 503:
+            raise ServerGoneError(f"The server at {self._name} takes no more questions. Start another.")
         try:
             told = json.loads(self.content(_MOST_FAULT_BYTES))["error"]["message"]
         except (ValueError, TypeError, KeyError, RecursionError):
