@@ -70,8 +70,9 @@ def send(
 ) -> Reply:
     """Sends a request and returns the reply once its head is there; use it in a `with`, which closes the connection.
 
-    `wake` is called about ten times a second during all waits, and may raise. Errors: ServerGoneError if the server
-    can't be reached, ends, or lets somebody wait for longer than `patience_s`; ServerError for a reply that isn't HTTP.
+    `wake` is called about ten times a second during all waits, and after each piece that comes; it may raise. Errors:
+    ServerGoneError if the server can't be reached, ends, or lets somebody wait for longer than `patience_s`;
+    ServerError for a reply that isn't HTTP.
     """
     try:
         connection = _connected(address)
@@ -218,11 +219,14 @@ class Reply:
     def _receive(self) -> bytes:
         while True:
             try:
-                return self._connection.recv(_PIECE_BYTES)
+                piece = self._connection.recv(_PIECE_BYTES)
             except TimeoutError:
                 self._wait()
             except OSError as exc:
                 self._gone(os_reason(exc))
+            else:
+                self._wake()  # the pieces of an answer may come faster than a wait ends
+                return piece
 
     def _send(self, data: bytes) -> None:
         rest = memoryview(data)

@@ -278,7 +278,6 @@ class _Asked:
                     elif name == "answer":
                         self.answer = answer_of(values[0])
                         return
-                    self._wake()
             except (GeneratorExit, KeyboardInterrupt, SystemExit):
                 with suppress(VllavaError):
                     self._end()
