@@ -82,6 +82,20 @@ def test_a_server_that_runs_stays_for_longer(tmp_path: Path, words: tuple[str, .
             assert (done.code, running.service.settings.idle_s) == (0, idle_s), done.err
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_ask_that_is_ended_while_it_waits_ends_the_server_that_it_started(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    environment = environment_of(tmp_path) | {"XDG_RUNTIME_DIR": str(tmp_path)}
+    words = [sys.executable, "-m", "vllava_cli", "ask", "--model", "demo", demo.clips()[0], QUESTION, "--keep", "200"]
+    ask = subprocess.Popen(words, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    folder = tmp_path / "vllava"
+    assert wait_for(lambda: any(folder.glob("*.lock"))), "the server begins"
+    ask.send_signal(number)
+    assert (ask.communicate(timeout=60), ask.returncode) == ((b"", b""), 128 + number)
+    assert wait_for(lambda: list(folder.iterdir()) == [])
+
+
 def test_a_server_that_does_not_start_is_told_in_its_own_words(tmp_path: Path) -> None:
     words = ["ask", "--model", "./none", "--keep", "1m", demo.clips()[0], QUESTION]
     there = {"XDG_RUNTIME_DIR": str(tmp_path)}

@@ -17,6 +17,7 @@ from vllava_cli.client.connection import Address, send
 from vllava_cli.client.place import ServerState
 from vllava_cli.commands.asked import Ask
 from vllava_cli.errors import LockedError, ServerError, UsageError, os_reason
+from vllava_cli.interrupt import GracefulExit
 from vllava_cli.nouns import AUTO, Wishes
 from vllava_cli.screen import Screen
 from vllava_cli.storage.files import is_locked
@@ -52,13 +53,18 @@ def _started(wishes: Wishes, keep_s: float, screen: Screen) -> ServerState | Non
     try:
         with os.fdopen(descriptor, "wb") as file:
             server = _popen(command_of(wishes, keep_s), file.fileno())
-        with screen.progress(lambda: ["starting a server that keeps the model", _last_line(log)], is_shared=False):
+        with (
+            GracefulExit.watched(),
+            screen.progress(lambda: ["starting a server that keeps the model", _last_line(log)], is_shared=False),
+        ):
             found = _awaited(wishes, server, folder / f"{id}.lock")
         if found is None and server.returncode != LockedError.exit_code:
             raise ServerError(f"--keep can't start a server: {_last_line(log) or f'status {server.returncode}'}")
         with suppress(OSError):
             if found and found.pid == server.pid:
                 log.replace(folder / f"{id}.log")
+                for each in folder.glob(f"{id}.*.log"):  # those of asks that were killed
+                    each.unlink()
         return found
     finally:
         log.unlink(missing_ok=True)
@@ -94,7 +100,7 @@ def _awaited(wishes: Wishes, server: subprocess.Popen[bytes], lock: Path) -> Ser
             if server.poll() is not None and not is_locked(lock):
                 return place.matching(wishes)
             time.sleep(_TICK_S)
-    except BaseException:  # Ctrl-C: nobody waits for the server any more
+    except BaseException:  # Ctrl-C or SIGTERM: nobody waits for the server any more
         server.terminate()
         raise
     return found
