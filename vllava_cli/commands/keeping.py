@@ -53,10 +53,8 @@ def _started(wishes: Wishes, keep_s: float, screen: Screen) -> ServerState | Non
     try:
         with os.fdopen(descriptor, "wb") as file:
             server = _popen(command_of(wishes, keep_s), file.fileno())
-        with (
-            GracefulExit.watched(),
-            screen.progress(lambda: ["starting a server that keeps the model", _last_line(log)], is_shared=False),
-        ):
+        shown = screen.progress(lambda: ["starting a server that keeps the model", _last_line(log)], is_shared=False)
+        with GracefulExit.watched(), shown:
             found = _awaited(wishes, server, folder / f"{id}.lock")
         if found is None and server.returncode != LockedError.exit_code:
             raise ServerError(f"--keep can't start a server: {_last_line(log) or f'status {server.returncode}'}")
@@ -94,16 +92,31 @@ def _popen(command: list[str], log: int) -> subprocess.Popen[bytes]:
 
 
 def _awaited(wishes: Wishes, server: subprocess.Popen[bytes], lock: Path) -> ServerState | None:
-    """Waits for a server that is ready; None once this one has ended and no other one is being started."""
+    """Waits for a server that is ready; None once this one has ended and no other one is being started.
+
+    Errors: ServerError if the place is taken for good.
+    """
     try:
         while (found := place.matching(wishes)) is None:
-            if server.poll() is not None and not is_locked(lock):
-                return place.matching(wishes)
+            if server.poll() is not None:
+                if not is_locked(lock):
+                    return place.matching(wishes)
+                _check_place(lock.stem, wishes)
             time.sleep(_TICK_S)
     except BaseException:  # Ctrl-C or SIGTERM: nobody waits for the server any more
         server.terminate()
         raise
     return found
+
+
+def _check_place(id: str, wishes: Wishes) -> None:
+    """Raises a ServerError if the server in a place has loaded other files than those that are there now."""
+    state = place.running().get(id)
+    if state and not state.suits(place.as_served(wishes), __version__):
+        raise ServerError(
+            f"--keep can't start a server: that of process {state.pid} has the model as it was before its files "
+            "changed. End it with vllava serve --stop."
+        )
 
 
 def _last_line(log: Path) -> str:
