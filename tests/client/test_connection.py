@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,7 @@ def sending(tmp_path: Path) -> Iterator[Server]:
 
     def answer(pieces: list[bytes]) -> None:
         connection, _ = listener.accept()
-        with connection:
+        with connection, suppress(ConnectionError):
             request = b""
             while b"\r\n\r\n" not in request:
                 request += connection.recv(65536)
@@ -75,6 +75,7 @@ def test_a_body_is_read_however_it_is_framed(sending: Server, pieces: list[bytes
         ([OK + b"a: b\r\n" * 20_000], ServerError, "too long a head"),
         ([b"HTTP/1.1 502 Bad\r\n\r\n<html>"], ServerError, "it answered with HTTP 502. Check"),
         ([b'HTTP/1.1 429 Busy\r\n\r\n{"error": {"message": "Many wait."}}'], BusyError, "Many wait."),
+        ([b'HTTP/1.1 503 End\r\n\r\n{"error": {"message": "It ends."}}'], ServerGoneError, "takes no more questions."),
         ([b'HTTP/1.1 401 No\r\n\r\n{"error": {"message": "No token."}}'], ServerError, "No token."),
     ],
 )
@@ -106,6 +107,20 @@ def test_a_wait_is_broken_off_by_the_caller_or_by_the_clock(tmp_path: Path) -> N
 
         with pytest.raises(KeyboardInterrupt):  # also while a body is sent that nobody reads
             send(address, "POST", "/", bytes(8 << 20), wake=stop)
+
+
+def test_a_reply_that_comes_without_a_pause_is_broken_off_by_the_caller(sending: Server) -> None:
+    """Ctrl-C ends an answer whose words come faster than a wait would end."""
+    is_asked = threading.Event()
+
+    def stop() -> None:
+        if is_asked.is_set():
+            raise KeyboardInterrupt
+
+    pieces = [OK + b"\r\n", *[b"a\n" * (1 << 19)] * 16]
+    with pytest.raises(KeyboardInterrupt), send(sending(pieces), "GET", "/", wake=stop) as reply:
+        for _ in reply.lines():
+            is_asked.set()
 
 
 def test_a_real_server_is_reached_by_socket_and_url(demo_served: Served) -> None:

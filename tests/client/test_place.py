@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -102,6 +103,20 @@ def test_another_version_or_a_changed_checkpoint_is_not_the_same(tmp_path: Path)
         assert len(place.states()) == 1
 
 
+@pytest.mark.usefixtures("runtime")
+@pytest.mark.parametrize(
+    ("served", "wished", "is_found"),
+    [(None, None, True), (None, "c0ffee", True), (None, "v1", False), ("v1", "c0ffee", True), ("v1", None, False)],
+)
+def test_who_names_the_commit_that_a_server_found_gets_it(
+    served: str | None, wished: str | None, is_found: bool
+) -> None:
+    """A session of a chat names its commit, whatever its model was asked for by."""
+    hub = Wishes(model="owner/name", revision=served)
+    with standing(hub, revision="c0ffee"):
+        assert (place.matching(replace(hub, revision=wished)) is not None) == is_found
+
+
 def test_what_a_dead_server_left_is_removed_by_who_looks(runtime: Path) -> None:
     with ExitStack() as servers:
         servers.enter_context(standing(DEMO))
@@ -121,6 +136,20 @@ def test_a_server_that_starts_in_a_dead_ones_place_loses_nothing(runtime: Path) 
         own.tell(state_of(DEMO, socket=listener.getsockname()))
         assert place.matching(DEMO) is None, "it doesn't listen yet"
         assert {path.suffix for path in runtime.iterdir()} == {".json", ".lock", ".sock"}
+
+
+def test_a_server_whose_files_were_deleted_leaves_those_of_the_next_one_alone(runtime: Path) -> None:
+    """Files of a temp folder that are old are deleted by many systems."""
+    with ExitStack() as first:
+        before = first.enter_context(standing(DEMO))
+        shutil.rmtree(runtime)
+        assert place.states() == []
+        with standing(DEMO, pid=4321):
+            before.withdraw()
+            first.close()
+            assert [state.pid for state in place.states()] == [4321]
+            assert {path.suffix for path in runtime.iterdir()} == {".json", ".lock", ".sock"}
+    assert list(runtime.iterdir()) == []
 
 
 def test_two_servers_with_the_same_settings_are_one_too_many(runtime: Path) -> None:

@@ -7,15 +7,23 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.commands.shell import Shell, environment_of
+from tests.engine.engines import engine_of
+from tests.server.found import environment_for
+from tests.server.serving import served
 from tests.waiting import wait_for
-from vllava_cli import demo
+from vllava_cli import __version__, demo
+from vllava_cli.client.place import ModelFile, id_of
 from vllava_cli.commands.keeping import command_of
 from vllava_cli.nouns import Wishes
+from vllava_cli.server.life.own_place import OwnPlace
+from vllava_cli.server.serve_settings import ServeSettings
+from vllava_cli.storage.files import locked, release
 
 QUESTION = "What happens in this video?"
 
@@ -65,6 +73,50 @@ def test_two_at_once_start_one_server_which_outlives_them(tmp_path: Path) -> Non
     finally:
         os.kill(pid, signal.SIGTERM)
     assert wait_for(lambda: {path.suffix for path in state.parent.iterdir()} <= {".log"})
+
+
+@pytest.mark.parametrize("words", [(), ("--every", "1s", "--json")])
+def test_a_server_that_runs_stays_for_longer(tmp_path: Path, words: tuple[str, ...]) -> None:
+    settings = ServeSettings(wishes=Wishes(model="demo"), idle_s=100.0)
+    with served(engine_of(demo.CHECKPOINT), tmp_path, settings) as running:
+        environment = environment_for(running, tmp_path / "run")
+        ask = ("ask", "--model", "demo", *words, demo.clips()[0], QUESTION, "--keep")
+        for time, idle_s in (("50", 100.0), ("300", 300.0), ("200", 300.0)):
+            done = Shell.run(*ask, time, folder=tmp_path, environment=environment)
+            assert (done.code, running.service.settings.idle_s) == (0, idle_s), done.err
+
+
+def test_a_server_of_files_that_have_changed_is_in_the_way(tmp_path: Path, small_checkpoint: Path) -> None:
+    settings = ServeSettings(wishes=Wishes(model=str(small_checkpoint.resolve())))
+    with served(engine_of(small_checkpoint), tmp_path, settings) as running:
+        folder, id = tmp_path / "vllava", id_of(settings.wishes, __version__)
+        old = ModelFile(path=str(small_checkpoint / "config.json"), bytes=1, modified_ns=1)
+        folder.mkdir(mode=0o700)
+        OwnPlace(folder=folder, id=id).tell(replace(running.service.state, files=(old,)))
+        lock = locked(folder / f"{id}.lock")
+        try:
+            ask = ("ask", "--model", small_checkpoint, demo.clips()[0], QUESTION, "--keep", "1m")
+            done = Shell.run(*ask, folder=tmp_path, environment={"XDG_RUNTIME_DIR": str(tmp_path)})
+        finally:
+            release(lock)
+    assert done == Shell.failed(
+        "--keep can't start a server: that of process 0 has the model as it was before its files changed. End it with "
+        "vllava serve --stop."
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_ask_that_is_ended_while_it_waits_ends_the_server_that_it_started(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    environment = environment_of(tmp_path) | {"XDG_RUNTIME_DIR": str(tmp_path)}
+    words = [sys.executable, "-m", "vllava_cli", "ask", "--model", "demo", demo.clips()[0], QUESTION, "--keep", "200"]
+    ask = subprocess.Popen(words, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    folder = tmp_path / "vllava"
+    assert wait_for(lambda: any(folder.glob("*.lock"))), "the server begins"
+    ask.send_signal(number)
+    assert (ask.communicate(timeout=60), ask.returncode) == ((b"", b""), 128 + number)
+    assert wait_for(lambda: list(folder.iterdir()) == [])
 
 
 def test_a_server_that_does_not_start_is_told_in_its_own_words(tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ NOTICE = event_line("notice", DEMO_NOTICE.rstrip("\n"), False)
             b'HTTP/1.1 503 Ending\r\n\r\n{"error": {"message": "The server ends."}}',
             0,
             "A blue star grows.\n",
-            "vllava: The server ends. Loading the model here.\n" + DEMO_NOTICE,
+            GONE + DEMO_NOTICE,
         ),
         (
             HEAD + event_line("fault", "ServerError", "The server ends."),

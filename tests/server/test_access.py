@@ -150,6 +150,7 @@ def test_a_browser_asks_for_the_token_and_the_sockets_rights_are_enough(guarded:
     "path",
     [
         "/vllava/ask",
+        "/vllava/keep",
         "/vllava/status",
         "/vllava/stop",
         "/vllava/%73top",

@@ -29,6 +29,7 @@ from tests.refusals import refused
 from tests.waiting import wait_for
 from vllava_cli import __version__
 from vllava_cli.client import place
+from vllava_cli.client.connection import Address, send
 from vllava_cli.client.place import ServerState
 from vllava_cli.engine.resident.resident_engine import ResidentEngine
 from vllava_cli.errors import ServerError, UsageError
@@ -132,6 +133,9 @@ def test_a_server_that_is_to_end_finishes_its_answers_and_takes_no_others(
             assert wait_for(lambda: not place.states())
             late = other.get("/slow")
             assert (late.status_code, late.headers["connection"]) == (503, "close")
+            assert other.post("/vllava/interrupt/a").json() == {"was_running": False}, "Ctrl-C still ends an answer"
+            assert other.delete("/vllava/answers/a").status_code == 200
+            assert other.post("/vllava/stop").json() == {"is_ending": True}
             slow.is_let.set()
             running.join()
 
@@ -229,9 +233,8 @@ def test_without_unix_sockets_it_listens_on_loopback_with_a_private_token(
 
 
 def launch_status(state: ServerState) -> Any:
-    from vllava_cli.client.talk import reply_of
-
-    return reply_of(state, "GET", "/vllava/status", timeout_s=60)
+    with send(Address.of(state), "GET", "/vllava/status") as reply:
+        return reply.checked().json()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from vllava_cli.client.place import ServerState
+from vllava_cli.client.place import ServerState, connected_to
 from vllava_cli.errors import BusyError, ServerError, ServerGoneError, os_reason
 from vllava_cli.interrupt import never
 
@@ -70,8 +70,9 @@ def send(
 ) -> Reply:
     """Sends a request and returns the reply once its head is there; use it in a `with`, which closes the connection.
 
-    `wake` is called about ten times a second during all waits, and may raise. Errors: ServerGoneError if the server
-    can't be reached, ends, or lets somebody wait for longer than `patience_s`; ServerError for a reply that isn't HTTP.
+    `wake` is called about ten times a second during all waits, and after each piece that comes; it may raise. Errors:
+    ServerGoneError if the server can't be reached, ends, or lets somebody wait for longer than `patience_s`;
+    ServerError for a reply that isn't HTTP.
     """
     try:
         connection = _connected(address)
@@ -133,9 +134,14 @@ class Reply:
             self.headers[name.strip().lower()] = value.strip()
 
     def checked(self) -> Self:
-        """Returns the reply unless it is a refusal. Errors: BusyError if too many wait, ServerError for all others."""
+        """Returns the reply unless it is a refusal.
+
+        Errors: BusyError if too many wait, ServerGoneError if the server is ending, ServerError for all others.
+        """
         if self.status < 300:
             return self
+        if self.status == 503:
+            raise ServerGoneError(f"The server at {self._name} takes no more questions. Start another.")
         try:
             told = json.loads(self.content(_MOST_FAULT_BYTES))["error"]["message"]
         except (ValueError, TypeError, KeyError, RecursionError):
@@ -213,11 +219,14 @@ class Reply:
     def _receive(self) -> bytes:
         while True:
             try:
-                return self._connection.recv(_PIECE_BYTES)
+                piece = self._connection.recv(_PIECE_BYTES)
             except TimeoutError:
                 self._wait()
             except OSError as exc:
                 self._gone(os_reason(exc))
+            else:
+                self._wake()  # the pieces of an answer may come faster than a wait ends
+                return piece
 
     def _send(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -242,14 +251,7 @@ class Reply:
 def _connected(address: Address) -> socket.socket:
     """Opens a connection. Errors: OSError; ServerError for a URL that names no host."""
     if address.socket:
-        connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(_CONNECT_S)
-        try:
-            connection.connect(address.socket)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        return connected_to(address.socket, _CONNECT_S)
     try:
         parts = urlsplit(address.url)
         is_safe, host, port = parts.scheme == "https", parts.hostname or "", parts.port

@@ -55,6 +55,8 @@ class ServerState:
     device: str
     precision: Precision
     attention: Attention
+    revision: str | None = None
+    """The commit that was found of a model of the hub."""
     socket: str = ""
     """The path of its Unix socket; "" where there is none (Windows)."""
     url: str = ""
@@ -70,18 +72,18 @@ class ServerState:
         """True if it is of this version and has the model as wished, from files that haven't changed since.
 
         A wish that the user leaves open was open for the server, too. A wish that is named may be what the server
-        chose by itself.
+        chose or found by itself.
         """
         ours = self.wishes
-        named = ((ours.model, ours.revision, ours.adapter), (wishes.model, wishes.revision, wishes.adapter))
         chosen = (
+            (wishes.revision, ours.revision, self.revision),
             (wishes.device, ours.device, self.device),
             (wishes.precision, ours.precision, self.precision),
             (wishes.attention, ours.attention, self.attention),
         )
         return (
             self.version == version
-            and named[0] == named[1]
+            and (wishes.model, wishes.adapter) == (ours.model, ours.adapter)
             and all(wish == own or (wish is not None and wish == found) for wish, own, found in chosen)
             and all(ModelFile.of(file.path) == file for file in self.files)
         )
@@ -89,7 +91,7 @@ class ServerState:
     def answers(self) -> bool:
         """True if something accepts a connection at its address."""
         try:
-            connected(self, _CONNECT_S).close()
+            connected(self).close()
         except (ConnectionRefusedError, FileNotFoundError):
             return False
         except OSError:  # a busy server may let a connection wait
@@ -97,15 +99,20 @@ class ServerState:
         return True
 
 
-def connected(state: ServerState, timeout_s: float) -> socket.socket:
+def connected(state: ServerState) -> socket.socket:
     """Connects to a server: to its Unix socket, else to its port. Errors: OSError."""
-    if not state.socket:
-        host, _, port = state.url.removeprefix("http://").rpartition(":")
-        return socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s)
+    if state.socket:
+        return connected_to(state.socket, _CONNECT_S)
+    host, _, port = state.url.removeprefix("http://").rpartition(":")
+    return socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S)
+
+
+def connected_to(path: str, timeout_s: float) -> socket.socket:
+    """Connects to a Unix socket. Errors: OSError."""
     found = socket.socket(socket.AF_UNIX)
     try:
         found.settimeout(timeout_s)
-        found.connect(state.socket)
+        found.connect(path)
     except BaseException:
         found.close()
         raise

@@ -170,8 +170,6 @@ class RemoteEngine:
         for _ in range(_ATTEMPTS):
             reply = send(self.address, "POST", "/vllava/answers", body, wake=wake)
             try:
-                if reply.status == 503:
-                    raise ServerGoneError(f"The server at {self.address.name} takes no more questions. Start another.")
                 if reply.status != 409:
                     return reply.checked()
                 unknown = reply.json()["unknown"]
@@ -280,7 +278,6 @@ class _Asked:
                     elif name == "answer":
                         self.answer = answer_of(values[0])
                         return
-                    self._wake()
             except (GeneratorExit, KeyboardInterrupt, SystemExit):
                 with suppress(VllavaError):
                     self._end()

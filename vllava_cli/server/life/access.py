@@ -26,8 +26,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-PRIVATE = frozenset(("/vllava/ask", "/vllava/status", "/vllava/stop"))
-"""Routes that open or tell paths, or end the server: only this user's own commands reach them."""
+PRIVATE = frozenset(("/vllava/ask", "/vllava/keep", "/vllava/status", "/vllava/stop"))
+"""Routes that open or tell paths, or say when the server ends: only this user's own commands reach them."""
 OWN_LIMITS = ("/v1/files", "/vllava/frames")
 """Beginnings of the paths of routes that count the bytes of their bodies themselves."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")

@@ -7,9 +7,9 @@ from collections.abc import Collection
 from typing import Any
 
 from vllava_cli.client import place
+from vllava_cli.client.connection import Address, send
 from vllava_cli.client.place import ServerState
-from vllava_cli.client.talk import reply_of
-from vllava_cli.errors import ServerError
+from vllava_cli.errors import ServerError, ServerGoneError
 from vllava_cli.memory import gib
 from vllava_cli.nouns import Wishes, counted
 from vllava_cli.screen import Screen
@@ -24,7 +24,7 @@ def status(screen: Screen, *, is_json: bool) -> int:
     states = place.states()
     for state in states:
         try:
-            reply = reply_of(state, "GET", "/vllava/status", timeout_s=_REPLY_S)
+            reply = _reply(state, "GET", "/vllava/status")
         except ServerError as exc:
             screen.error(str(exc))
             continue
@@ -44,12 +44,22 @@ def stop(screen: Screen, wishes: Wishes, named: Collection[str]) -> int:
     if len(found) != 1:
         raise ServerError(_which(list(found.values()), named))
     ((id, state),) = found.items()
-    reply_of(state, "POST", "/vllava/stop", timeout_s=_REPLY_S)
+    _reply(state, "POST", "/vllava/stop")
     with screen.waiting("Waiting until the running answers are finished"):
         while place.is_taken(id, state):
             time.sleep(_TICK_S)
     screen.notice(f"vllava: ended the server of {state.wishes.model}, process {state.pid}.")
     return 0
+
+
+def _reply(state: ServerState, method: str, path: str) -> dict[str, Any]:
+    """Sends a request to a server, and returns the object that it answers. Errors: ServerError."""
+    try:
+        with send(Address.of(state), method, path, patience_s=_REPLY_S) as reply:
+            values = reply.checked().json()
+    except ServerGoneError as exc:
+        raise ServerError(f"The server of process {state.pid} doesn't answer. Wait, or end the process.") from exc
+    return values if isinstance(values, dict) else {}
 
 
 def _has(state: ServerState, wanted: Wishes, name: str) -> bool:

@@ -131,6 +131,7 @@ def _service(
         device=plan.device,
         precision=plan.precision,
         attention=plan.attention,
+        revision=engine.tokens.checkpoint.revision,
         socket=listeners.path,
         url=listeners.url,
         token=listeners.token,

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 WATCHERS = frozenset(("/health", "/metrics", "/vllava/status", "/vllava/stop"))
 """Routes that only look at the server, or end it: they keep no idle server alive, and no end waits for them."""
+ENDING = ("/vllava/interrupt/", "/vllava/answers/", "/vllava/stop")
+"""Beginnings of the paths of routes that end an answer or the server: they are taken while the server ends, too."""
 
 
 @dataclass(kw_only=True)
@@ -17,7 +19,7 @@ class Life:
     """Counts the requests that run; may be used from any thread."""
 
     running: int = 0
-    """Requests that aren't answered yet, without those of `WATCHERS`."""
+    """Requests that aren't answered yet, without those that only look at the server or end something."""
     is_ending: bool = False
     """True once no further request is taken."""
     wake: threading.Event = field(default_factory=threading.Event)
@@ -28,7 +30,7 @@ class Life:
     @contextmanager
     def request(self, path: str) -> Iterator[bool]:
         """Counts a request while the block runs; yields False if the server takes none any more."""
-        if path in WATCHERS:
+        if path in WATCHERS or path.startswith(ENDING):
             yield True
             return
         with self._lock:

@@ -13,7 +13,7 @@ from pathlib import Path
 from vllava_cli.client import place
 from vllava_cli.client.place import ServerState
 from vllava_cli.errors import LockedError, ServerError, os_reason, quoted
-from vllava_cli.storage.files import atomic_write, locked, release
+from vllava_cli.storage.files import atomic_write, is_same, locked, release
 
 BACKLOG = 128
 
@@ -24,6 +24,8 @@ class OwnPlace:
 
     folder: Path
     id: str
+    lock: int | None = None
+    """The descriptor of the lock; None where nobody else could take the place."""
 
     def socket(self) -> socket.socket:
         """Binds the Unix socket; at no moment may another user connect to it. Errors: ServerError."""
@@ -47,8 +49,19 @@ class OwnPlace:
 
     def withdraw(self) -> None:
         """Removes the facts, so that no further command comes."""
+        self._remove("json")
+
+    def leave(self) -> None:
+        """Removes all files of this server."""
+        self._remove("json", "sock", "lock")
+
+    def _remove(self, *endings: str) -> None:
+        """Removes files, unless somebody deleted the lock: then they may be those of a later server."""
         with suppress(OSError):
-            self._file.unlink()
+            if self.lock is not None and not is_same(self.lock, self.folder / f"{self.id}.lock"):
+                return
+            for ending in endings:
+                (self.folder / f"{self.id}.{ending}").unlink(missing_ok=True)
 
     @property
     def _file(self) -> Path:
@@ -70,12 +83,9 @@ def taken(id: str) -> Iterator[OwnPlace]:
             f"A server with this model and these settings runs already{pid}: use it, or end it with "
             "vllava serve --stop."
         ) from exc
-    own = OwnPlace(folder=folder, id=id)
+    own = OwnPlace(folder=folder, id=id, lock=lock)
     try:
         yield own
     finally:
-        own.withdraw()
-        for ending in ("sock", "lock"):
-            with suppress(OSError):
-                (folder / f"{id}.{ending}").unlink()
+        own.leave()
         release(lock)

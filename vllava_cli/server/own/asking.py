@@ -97,8 +97,6 @@ def routes(service: Service) -> list[BaseRoute]:
         asked = AskRequest.read(await request.body())
         if not running.acquire(blocking=False):
             raise BusyError(f"{MOST_ASKS} commands ask already. Try again in a moment.")
-        if asked.ask.keep_s:
-            service.keep(asked.ask.keep_s)
         gone = threading.Event()
         stream = EventStream(gone=gone.set)
         name = f"ask {asked.id}"

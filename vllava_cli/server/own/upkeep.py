@@ -1,4 +1,4 @@
-"""Routes by which this user looks at the server and ends it."""
+"""Routes by which this user looks at the server, lets it stay for longer, and ends it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from vllava_cli.errors import UsageError
 from vllava_cli.server.openai.protocol_errors import AsciiJSONResponse
 from vllava_cli.server.service import Service
+from vllava_cli.storage.fields import Fields, parsed_object
 
 
 def routes(service: Service) -> list[BaseRoute]:
-    """Returns the routes of the status and of the end."""
+    """Returns the routes of the status, of the end, and of a later end."""
 
     async def status(_request: Request) -> Response:
         return AsciiJSONResponse(facts(service))
@@ -25,7 +27,19 @@ def routes(service: Service) -> list[BaseRoute]:
         service.life.end()
         return AsciiJSONResponse({"is_ending": True})
 
-    return [Route("/vllava/status", status), Route("/vllava/stop", stop, methods=["POST"])]
+    async def keep(request: Request) -> Response:
+        try:
+            wish = Fields(parsed_object(await request.body()), "The request", error=UsageError)
+        except ValueError as exc:
+            raise UsageError(f"The request is not a JSON object: {exc}.") from exc
+        service.keep(wish.seconds("least_s"))
+        return AsciiJSONResponse({"idle_s": service.settings.idle_s})
+
+    return [
+        Route("/vllava/status", status),
+        Route("/vllava/stop", stop, methods=["POST"]),
+        Route("/vllava/keep", keep, methods=["POST"]),
+    ]
 
 
 def facts(service: Service) -> dict[str, Any]:
@@ -35,7 +49,7 @@ def facts(service: Service) -> dict[str, Any]:
         "pid": state.pid,
         "version": state.version,
         "model": state.wishes.model,
-        "revision": state.wishes.revision,
+        "revision": state.revision,
         "adapter": state.wishes.adapter,
         "device": state.device,
         "precision": state.precision,
