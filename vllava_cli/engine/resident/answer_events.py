@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -122,16 +122,19 @@ class Figures:
     """The times from a question to the first token of its answer."""
     whole_answers: SecondsCount = SecondsCount()
     """The times from a question to the end of its answer."""
+    ends: Mapping[str, int] = field(default_factory=dict)
+    """The answers that ended, by their stop reasons."""
 
     def plus(self, answer: Answer | None) -> Figures:
         """Returns the counts after one more answer, or after a fault."""
         if answer is None:
             return replace(self, faults=self.faults + 1)
-        stats = answer.stats
-        has_begun = answer.stop_reason != "interrupted" or stats.new_tokens > 0
+        stats, reason = answer.stats, answer.stop_reason
+        has_begun = reason != "interrupted" or stats.new_tokens > 0
         return replace(
             self,
             answers=self.answers + 1,
+            ends={**self.ends, reason: self.ends.get(reason, 0) + 1},
             prompt_tokens=self.prompt_tokens + stats.prompt_tokens,
             reused_tokens=self.reused_tokens + stats.reused_tokens,
             new_tokens=self.new_tokens + stats.new_tokens,
