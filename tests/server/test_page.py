@@ -19,9 +19,10 @@ from PIL import Image
 from playwright.sync_api import Browser, FilePayload, Page, expect
 
 from tests.server.browser import chromium, page_at
-from tests.server.fake_protocol import PIECES, FakeProtocol
+from tests.server.fake_protocol import PIECES, PROBABILITIES, FakeProtocol
 from tests.server.serving import Served
 from vllava_cli import demo
+from vllava_cli.choices import shares
 from vllava_cli.server.page import PAGE, routes
 
 CLIP: FilePayload = {"name": "<img src=x onerror=alert(1)>.mp4", "mimeType": "video/mp4", "buffer": b"clip"}
@@ -147,14 +148,20 @@ def test_a_new_clip_ends_the_answer_and_the_conversation_about_the_one_before(pa
 
 
 def test_choices_are_bars_with_the_likeliest_first(page: Page, fake: FakeProtocol) -> None:
+    """Their shares are those that the command line tells."""
+    told = shares(tuple(PROBABILITIES), tuple(PROBABILITIES.values()))
+    assert told == "no 12%, left <1%, yes 87%, none 0%, sure >99%"
     drop(page, CLIP)
     expect(page.locator("figure")).to_have_count(8)
     ask(page, "Is it red?", "yes, no")
-    expect(page.locator(".bar")).to_have_text(["yes93.8 %", "no6.3 %"])
+    expect(page.locator(".bar")).to_have_text(["sure>99%", "yes87%", "no12%", "left<1%", "none0%"])
     bars = page.get_by_role("progressbar").all()
     assert [(bar.get_attribute("aria-label"), bar.get_attribute("value")) for bar in bars] == [
-        ("yes", "0.9375"),
-        ("no", "0.0625"),
+        ("sure", "0.9999"),
+        ("yes", "0.8749"),
+        ("no", "0.125"),
+        ("left", "0.0001"),
+        ("none", "0"),
     ]
     assert fake.bodies[1] == {"model": "demo", "messages": [video("Is it red?")], "choices": ["yes", "no"]}
 

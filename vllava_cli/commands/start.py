@@ -37,6 +37,7 @@ from vllava_cli.times import Activity, Stopwatch
 
 if TYPE_CHECKING:
     from vllava_cli.engine.answering import AskEngine
+    from vllava_cli.engine.generate import Engine
     from vllava_cli.engine.tokens import Tokens
     from vllava_cli.media.decoder.stdin_file import Reader
 
