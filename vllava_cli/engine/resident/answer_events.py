@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from vllava_cli.answers import Answer, Conversation, Sampling
+from vllava_cli.errors import ServerError, VllavaError, reason_of
 
 SECONDS_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 """The upper bounds of the buckets in which seconds are counted."""
@@ -142,3 +143,10 @@ class Figures:
             first_tokens=self.first_tokens.plus(stats.first_token_s) if has_begun else self.first_tokens,
             whole_answers=self.whole_answers.plus(stats.first_token_s + stats.decode_s),
         )
+
+
+def fault_of(error: Exception) -> VllavaError:
+    """Returns what is told of an error, without its traceback, which would keep all tensors of a pass in memory."""
+    if isinstance(error, VllavaError):
+        return type(error)(*error.args)
+    return ServerError(f"The model failed: {reason_of(error)}.")
