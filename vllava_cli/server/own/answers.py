@@ -1,4 +1,7 @@
-"""Answers for this user's own commands, which decode clips themselves: they send frames once, and then questions."""
+"""Answers for this user's own commands, which decode clips themselves: they send frames once, and then questions.
+
+`interrupts` tells why these answers are ended in another way than asks.
+"""
 
 from __future__ import annotations
 
