@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 WATCHERS = frozenset(("/health", "/metrics", "/vllava/status"))
 """Routes that only look at the server: they keep no idle server alive."""
+_UNCOUNTED = WATCHERS | {"/vllava/stop"}
+"""Routes for which the server's end doesn't wait: the request that ends the server is still running then."""
 
 
 @dataclass(kw_only=True)
@@ -17,7 +19,7 @@ class Life:
     """Counts the requests that run; may be used from any thread."""
 
     running: int = 0
-    """Requests that aren't answered yet, without those that only look at the server."""
+    """Requests that aren't answered yet, without those that look at the server or end it."""
     is_ending: bool = False
     """True once no further request is taken."""
     wake: threading.Event = field(default_factory=threading.Event)
@@ -28,7 +30,7 @@ class Life:
     @contextmanager
     def request(self, path: str) -> Iterator[bool]:
         """Counts a request while the block runs; yields False if the server takes none any more."""
-        if path in WATCHERS:
+        if path in _UNCOUNTED:
             yield True
             return
         with self._lock:
