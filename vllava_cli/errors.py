@@ -8,7 +8,8 @@ VllavaError                  exit code 1 unless the class has another
 │   ├── ForbiddenError       a clip that a server doesn't open for a request
 │   ├── TooLargeError        a clip with more bytes than a server takes
 │   └── FetchError           a clip at a URL that can't be fetched
-│       └── MissingError     there is nothing under that URL
+│       ├── MissingError     there is nothing under that URL
+│       └── DownloadSizeError  it has more bytes than a clip may have
 ├── CheckpointError          a model folder that can't be used
 │   └── HubError             the model isn't here and can't be fetched from the hub
 ├── MemoryShortError         this machine has too little memory for the model
@@ -71,6 +72,10 @@ class FetchError(MediaError):
 
 class MissingError(FetchError):
     is_missing = True
+
+
+class DownloadSizeError(FetchError):
+    pass
 
 
 class CheckpointError(VllavaError):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Route, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, HttpCredentials, Page, Route, sync_playwright
 
 QUIET = (
     "--disable-gpu",
@@ -33,9 +33,13 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def page_at(browser: Browser, url: str, *, faults: tuple[str, ...] = ()) -> Iterator[Page]:
-    """Opens a page; no request may leave for elsewhere, and only the console messages that have `faults` may come."""
-    context = browser.new_context(viewport={"width": 800, "height": 900})
+def page_at(browser: Browser, url: str, *, faults: tuple[str, ...] = (), token: str = "") -> Iterator[Page]:
+    """Opens a page; no request may leave for elsewhere, and only the console messages that have `faults` may come.
+
+    A browser that is asked for a password is given `token`.
+    """
+    login: HttpCredentials | None = {"username": "", "password": token} if token else None
+    context = browser.new_context(viewport={"width": 800, "height": 900}, http_credentials=login)
     page = context.new_page()
     outside: list[str] = []
     said: list[str] = []

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 PIECES = ("A red ", "circle\n", "<b>moves</b> ", "left 日本.")
-PROBABILITIES = {"no": 0.0625, "yes": 0.9375}
+PROBABILITIES = {"no": 0.125, "left": 0.0001, "yes": 0.8749, "none": 0.0, "sure": 0.9999}
 TIMES = (0.0, 0.5, 1.0, 1.5, 2.0, 59.996, 61.5, 3723.25)
 
 

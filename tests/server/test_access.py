@@ -402,6 +402,15 @@ def test_a_page_may_load_nothing_from_elsewhere_and_be_framed_nowhere() -> None:
     assert "content-security-policy" not in answered(scope_of("/echo", host="localhost"))[1]
 
 
+def test_the_end_waits_for_running_requests_but_not_for_the_one_that_ends_the_server() -> None:
+    life = Life()
+    with life.request("/v1/models") as is_taken, life.request("/vllava/stop") as is_stopping:
+        life.end()
+        assert (is_taken, is_stopping, life.running) == (True, True, 1)
+    with life.request("/v1/models") as is_taken, life.request("/vllava/stop") as is_stopping:
+        assert (is_taken, is_stopping, life.running) == (False, True, 0)
+
+
 def test_a_server_that_ends_takes_no_request(demo_served: Served) -> None:
     life = Life()
     service = replace(demo_served.service, life=life)

@@ -165,14 +165,14 @@ def test_openai_raises_its_own_errors(
     assert (caught.value.param, caught.value.type) == (param, "invalid_request_error")
 
 
-@pytest.mark.parametrize("options", [[], ["--no-stream"]])
-def test_llm_asks_about_a_picture_and_goes_on(options: list[str], demo_served: Served, tmp_path: Path) -> None:
+def test_llm_asks_about_a_picture_and_goes_on_without_a_stream(demo_served: Served, tmp_path: Path) -> None:
     entry = {"model_id": "vllava", "model_name": "demo", "api_base": f"{demo_served.url}/v1", "vision": True}
     (tmp_path / "extra-openai-models.yaml").write_text(json.dumps([entry]))  # JSON is YAML
     environment = os.environ | {"LLM_USER_PATH": str(tmp_path)}
     conversation = conversation_about(STAR)
-    for question, words in ((OF_STAR, ["-m", "vllava", "-a", str(STAR)]), ("What colour is it?", ["-c"])):
-        command = [sys.executable, "-m", "llm", *words, *options, question]
+    more = ("What colour is it?", ["-c", "--no-stream"])
+    for question, words in ((OF_STAR, ["-m", "vllava", "-a", str(STAR)]), more):
+        command = [sys.executable, "-m", "llm", *words, question]
         found = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         assert (found.returncode, found.stdout) == (0, f"{said(conversation, question)}\n")
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+import threading
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,13 +19,22 @@ from tests.clips import write_clip
 from tests.media.remote.site import Site, content, open_site, redirect, status
 from tests.server.serving import Served
 from tests.server.shelves import read, service_of
+from tests.waiting import PATIENCE_S
 from vllava_cli import demo
-from vllava_cli.errors import FetchError, ForbiddenError, MediaError, TooLargeError, VllavaError
+from vllava_cli.errors import (
+    FetchError,
+    ForbiddenError,
+    MediaError,
+    MissingError,
+    ServerError,
+    TooLargeError,
+    VllavaError,
+)
 from vllava_cli.media.pixels import pixels_of
 from vllava_cli.media.remote.policy import allowed
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Framing
-from vllava_cli.server.clips import root_files
+from vllava_cli.nouns import Frames, Framing
+from vllava_cli.server.clips import clip_requests, root_files
 from vllava_cli.server.clips.clip_requests import ClipWanted, read_clips
 from vllava_cli.server.clips.private_folder import PrivateFolder
 from vllava_cli.server.clips.root_files import root_file
@@ -263,8 +275,11 @@ def test_the_largest_clip_that_is_taken(demo_served: Served, site: Site, tmp_pat
     with service_of(demo_served, tmp_path, most_upload_bytes=len(BODY), allowed=words) as service:
         assert read(service, named(service))
     with service_of(demo_served, tmp_path, most_upload_bytes=len(BODY) - 1, allowed=words) as service:
-        with pytest.raises(FetchError if form == "http" else TooLargeError):
+        with pytest.raises(TooLargeError) as caught:
             read(service, named(service))
+        if form == "http":
+            most = f"has more than the {len(BODY) - 1:,} bytes that are taken. Name a shorter clip."
+            assert str(caught.value) == f"{site.url('/a.mp4')} {most}"
         assert (service.shelf.figures.decoded, list(service.folder.path.iterdir())) == (0, [])
 
 
@@ -287,6 +302,79 @@ def test_a_request_that_is_cancelled_does_not_end_the_clip_of_another(service: S
         return len((await other)[0].times_s)
 
     assert asyncio.run(two()) == 8
+
+
+@pytest.fixture
+def slow(site: Site) -> Iterator[threading.Event]:
+    """The clip at /slow.mp4 comes once this is set."""
+    may_come = threading.Event()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        may_come.wait(PATIENCE_S)
+        with suppress(OSError):
+            content(BODY)(handler)
+
+    site.answers["/slow.mp4"] = answer
+    site.requests.clear()
+    yield may_come
+    may_come.set()
+
+
+async def begun(service: Service, site: Site, count: int) -> list[asyncio.Task[tuple[Frames, ...]]]:
+    """Lets so many requests ask for /slow.mp4, until its host was asked."""
+    wanted = [ClipWanted(url=site.url("/slow.mp4"))]
+    tasks = [asyncio.create_task(read_clips(service, wanted)) for _ in range(count)]
+    while not site.requests:
+        await asyncio.sleep(0.01)
+    return tasks
+
+
+def test_a_clip_that_many_ask_for_at_once_is_fetched_once_and_later_anew(
+    service: Service, site: Site, slow: threading.Event
+) -> None:
+    async def asked() -> list[tuple[Frames, ...]]:
+        tasks = await begun(service, site, 20)
+        tasks.pop(0).cancel()
+        slow.set()
+        return await asyncio.gather(*tasks)
+
+    found = asyncio.run(asked())
+    assert (len(found), len({id(frames) for (frames,) in found}), site.requests.total()) == (19, 1, 1)
+    read(service, site.url("/slow.mp4"))
+    assert site.requests.total() == 2
+
+
+def test_a_clip_that_many_ask_for_at_once_and_that_is_not_there(
+    service: Service, site: Site, slow: threading.Event
+) -> None:
+    async def asked() -> list[tuple[Frames, ...] | BaseException]:
+        tasks = await begun(service, site, 3)
+        slow.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    site.answers["/slow.mp4"] = lambda handler: (slow.wait(PATIENCE_S), status(404)(handler))[1]
+    faults = asyncio.run(asked())
+    assert [type(fault) for fault in faults] == [MissingError] * 3
+    assert (len({id(fault) for fault in faults}), site.requests.total()) == (3, 1)
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_host_that_hangs_does_not_hold_the_end_of_the_server(
+    demo_served: Served, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clip_requests, "ENDING_S", 0.2)
+
+    async def asked(service: Service) -> None:
+        (task,) = await begun(service, site, 1)
+        service.life.end()
+        await task
+
+    with service_of(demo_served, tmp_path, allowed=allowed(("http,loopback",))) as service:
+        with pytest.raises(ServerError) as caught:
+            asyncio.run(asked(service))
+        assert (
+            str(caught.value) == f"The server is ending, and {site.url('/slow.mp4')} hasn't come yet. Ask again later."
+        )
 
 
 def test_the_folder_of_temporary_files_stays_empty(

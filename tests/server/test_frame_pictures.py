@@ -53,10 +53,11 @@ def test_the_pictures_are_what_the_model_sees(demo_served: Served, asked: dict[s
 
 def test_a_form_brings_its_own_clip(demo_served: Served) -> None:
     url, files = f"{demo_served.url}/v1/frames", {"file": ("a.mp4", BODY)}
+    before = demo_served.service.uploads.all()
     found = httpx.post(url, files=files, data={"at": "[0.5, 1]", "fit": "squash"}, timeout=60).json()
     assert found == shown(demo_served, clip=DATA, at=[0.5, 1], fit="squash")
     assert found["times_s"] == [0.5] * 4 + [1.0] * 4
-    assert demo_served.service.uploads.all() == ()
+    assert demo_served.service.uploads.all() == before
 
 
 def test_an_image_is_one_picture(demo_served: Served) -> None:
@@ -76,7 +77,12 @@ def test_an_image_is_one_picture(demo_served: Served) -> None:
         (
             {"clip": DATA, "start": 9},
             400,
-            "--start 9 s is past the end of 'data:,…', which lasts 2.50 s. Start earlier.",
+            "start 9 s is past the end of 'data:,…', which lasts 2.50 s. Start earlier.",
+        ),
+        (
+            {"clip": DATA, "at": [9]},
+            400,
+            "at 9 s is past the end of 'data:,…', which lasts 2.50 s. Choose an earlier time.",
         ),
         ({"clip": "file-1"}, 400, "There is no upload 'file-1', or none any more. Send it to /v1/files again."),
         ({"clip": "file:///a"}, 403, "'/a' isn't opened: this server opens no files. Start it with --root FOLDER."),

@@ -60,6 +60,7 @@ class Slow:
 
     has_begun: threading.Event = field(default_factory=threading.Event)
     is_let: threading.Event = field(default_factory=threading.Event)
+    services: list[Service] = field(default_factory=list)
 
     async def answer(self, _request: Request) -> Response:
         self.has_begun.set()
@@ -73,6 +74,7 @@ def slow(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
     made = Slow()
 
     def with_slow(service: Service) -> Starlette:
+        made.services.append(service)
         app = make_app(service)
         app.router.routes.append(Route("/slow", made.answer))
         return app
@@ -179,6 +181,19 @@ def test_a_thread_that_never_ends_keeps_no_process(slow: Slow, monkeypatch: pyte
     monkeypatch.setattr(ResidentEngine, "close", lambda _: slow.is_let.wait())
     assert serve(lambda state: client_of(state).post("/vllava/stop"))[0] == 0
     assert codes == [0]
+
+
+def test_a_host_that_hangs_keeps_no_process(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python would wait for the thread that fetches a clip from it."""
+    codes: list[int] = []
+    monkeypatch.setattr(launch, "HURRY_S", 0.5)
+    monkeypatch.setattr(os, "_exit", codes.append)
+
+    def visit(state: ServerState) -> None:
+        slow.services[0].fetches.submit(slow.is_let.wait)
+        client_of(state).post("/vllava/stop")
+
+    assert (serve(visit)[0], codes) == (0, [0])
 
 
 def test_an_idle_server_ends_but_not_while_it_answers(slow: Slow) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,11 +19,15 @@ import uvicorn
 from PIL import Image
 from playwright.sync_api import Browser, FilePayload, Page, expect
 
+from tests.engine.engines import engine_of
 from tests.server.browser import chromium, page_at
-from tests.server.fake_protocol import PIECES, FakeProtocol
-from tests.server.serving import Served
+from tests.server.fake_protocol import PIECES, PROBABILITIES, FakeProtocol
+from tests.server.serving import Served, served
 from vllava_cli import demo
+from vllava_cli.choices import shares
+from vllava_cli.nouns import DEMO_MODEL, Wishes
 from vllava_cli.server.page import PAGE, routes
+from vllava_cli.server.serve_settings import ServeSettings
 
 CLIP: FilePayload = {"name": "<img src=x onerror=alert(1)>.mp4", "mimeType": "video/mp4", "buffer": b"clip"}
 
@@ -147,14 +152,20 @@ def test_a_new_clip_ends_the_answer_and_the_conversation_about_the_one_before(pa
 
 
 def test_choices_are_bars_with_the_likeliest_first(page: Page, fake: FakeProtocol) -> None:
+    """Their shares are those that the command line tells."""
+    told = shares(tuple(PROBABILITIES), tuple(PROBABILITIES.values()))
+    assert told == "no 12%, left <1%, yes 87%, none 0%, sure >99%"
     drop(page, CLIP)
     expect(page.locator("figure")).to_have_count(8)
     ask(page, "Is it red?", "yes, no")
-    expect(page.locator(".bar")).to_have_text(["yes93.8 %", "no6.3 %"])
+    expect(page.locator(".bar")).to_have_text(["sure>99%", "yes87%", "no12%", "left<1%", "none0%"])
     bars = page.get_by_role("progressbar").all()
     assert [(bar.get_attribute("aria-label"), bar.get_attribute("value")) for bar in bars] == [
-        ("yes", "0.9375"),
-        ("no", "0.0625"),
+        ("sure", "0.9999"),
+        ("yes", "0.8749"),
+        ("no", "0.125"),
+        ("left", "0.0001"),
+        ("none", "0"),
     ]
     assert fake.bodies[1] == {"model": "demo", "messages": [video("Is it red?")], "choices": ["yes", "no"]}
 
@@ -254,3 +265,23 @@ def test_the_page_and_the_server_understand_each_other(browser: Browser, demo_se
         expect(page.locator(".answer")).to_have_text(["Star."])
         page.set_input_files("#file", PAGE)
         expect(page.get_by_role("alert")).to_contain_text("page.html")
+
+
+def test_behind_a_token_the_browser_asks_for_it_and_everything_works(browser: Browser, tmp_path: Path) -> None:
+    """What is refused is told in a sentence where the page would be."""
+    clip, question, answer = demo.QUESTIONS[0]
+    settings = ServeSettings(wishes=Wishes(model=DEMO_MODEL), token="0123456789abcdef")
+    with served(engine_of(demo.CHECKPOINT), tmp_path, settings) as guarded:
+        with page_at(browser, guarded.url, token=settings.token) as page:
+            page.set_input_files("#file", demo.CLIPS / clip)
+            expect(page.locator("figure")).to_have_count(8)
+            ask(page, question)
+            expect(page.locator(".answer")).to_have_text([answer])
+            ask(page, "Which way does it move?", "right,left")
+            expect(page.locator(".bar span")).to_have_text(["left", "right"])
+            expect(page.get_by_label("Token")).to_be_hidden()
+            expect(page.get_by_role("alert")).to_be_hidden()
+        for login in (None, ("", "wrong")):
+            refused = httpx.get(guarded.url, headers={"Accept": "text/html"}, auth=login)
+            assert (refused.status_code, refused.headers["www-authenticate"]) == (401, 'Basic realm="vllava"')
+            assert refused.json()["error"]["message"].startswith("The token is missing or wrong")

@@ -36,7 +36,7 @@ from vllava_cli.storage.jsonl import json_of
 from vllava_cli.times import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.answering import AnswerEngine
+    from vllava_cli.engine.answering import AnswerEngine, AskEngine
     from vllava_cli.engine.tokens import Tokens
     from vllava_cli.media.timeline.spoken import Spoken
 
@@ -52,6 +52,8 @@ class Means:
 
     began_s = BEGAN_S
     """The moment from which the account of the answer's time begins."""
+    _engine: AnswerEngine
+    """The engine that `start` returned."""
 
     def __init__(self, *, copy: Path | None = None) -> None:
         self._copy = copy
@@ -75,13 +77,14 @@ class Means:
 
     def start(
         self, ask: Ask, tokens: Tokens, conversation: Conversation, screen: Screen, watch: Stopwatch, check: Check
-    ) -> tuple[AnswerEngine, float]:
+    ) -> tuple[AskEngine, float]:
         """Returns what `start.start` returns, or the engine of a server that is named. Errors: any VllavaError."""
         if address := named(ask.server):
             engine = reached(address, tokens, screen.log)
             check(engine.tokens)
+            self._engine = engine
             return engine, watch.lap("reaching the server")
-        return start(
+        self._engine, load_s = start(
             ask.wishes,
             tokens,
             {medium.kind for medium in conversation.attached},
@@ -91,18 +94,17 @@ class Means:
             has_clip_cache=ask.has_clip_cache,
             conversation=None if ask.agreeing else conversation,
         )
+        return self._engine, load_s
 
     def interruptible(self) -> AbstractContextManager[Callable[[], bool]]:
         """Lets Ctrl-C set a flag while the block runs; yields the function that reads it."""
         return sigint_flag()
 
-    def answers_about(
-        self, engine: AnswerEngine, samples: Sequence[Frames], question: str, sampling: Sampling, fit: Fit
-    ) -> list[Answer]:
-        """Returns the answers about the samples of a clip, in their order. Errors: any VllavaError."""
+    def answers_about(self, samples: Sequence[Frames], question: str, sampling: Sampling, fit: Fit) -> list[Answer]:
+        """Returns the answers about the samples of a clip, in their order; call `start` before. Errors: VllavaError."""
         from vllava_cli.engine.agreement import answers_about
 
-        return answers_about(engine, samples, question, sampling, fit)
+        return answers_about(self._engine, samples, question, sampling, fit)
 
 
 def run(ask: Ask, screen: Screen, means: Means | None = None) -> int:
@@ -155,7 +157,7 @@ def _run(ask: Ask, screen: Screen, hashing: Hashing, watch: Stopwatch, means: Me
         asked = replace(ask, question=question)
         samples = distinct(dict(zip(shifts, media, strict=True)))
         with screen.waiting(f"Answering about {counted(len(samples), 'sample')}"):
-            answers = means.answers_about(engine, list(samples.values()), question, ask.sampling, ask.framing.fit)
+            answers = means.answers_about(list(samples.values()), question, ask.sampling, ask.framing.fit)
         shift, agreement = _agree(asked, agreeing, samples, answers, conversation, screen)
         framing = replace(framing, shift=shift)
     else:

@@ -43,7 +43,7 @@ from vllava_cli.storage.fields import Fields
 from vllava_cli.storage.session_file import framing_row, read_framing, read_sampling
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.answering import AnswerEngine
+    from vllava_cli.engine.answering import AskEngine
     from vllava_cli.media.timeline.spoken import Spoken
 
 MADE_WITH = "made_with"
@@ -107,7 +107,7 @@ class Loaded:
         )
 
     @classmethod
-    def by(cls, engine: AnswerEngine) -> Loaded:
+    def by(cls, engine: AskEngine) -> Loaded:
         """Describes the checkpoint as an engine has it, with the libraries of the process that makes the answers."""
         plan, checkpoint, maker = engine.plan, engine.tokens.checkpoint, engine.maker
         if maker is None:
@@ -307,7 +307,7 @@ def agreement_row(agreement: Agreement | None) -> dict[str, Any]:
 def report(
     conversation: Conversation,
     clips: Sequence[ShownClip],
-    engine: AnswerEngine,
+    engine: AskEngine,
     *,
     agreeing: Agreeing | None = None,
     agreement: Agreement | None = None,

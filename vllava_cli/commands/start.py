@@ -36,7 +36,7 @@ from vllava_cli.storage.jsonl import json_of
 from vllava_cli.times import Activity, Stopwatch
 
 if TYPE_CHECKING:
-    from vllava_cli.engine.answering import AnswerEngine
+    from vllava_cli.engine.answering import AskEngine
     from vllava_cli.engine.generate import Engine
     from vllava_cli.engine.tokens import Tokens
     from vllava_cli.media.decoder.stdin_file import Reader
@@ -296,7 +296,7 @@ def cut_notice(characters: int, answers: int = 1) -> str:
     return f"vllava: the context had no room for {characters:,} characters of subtitles, which {whose} came without."
 
 
-def keep_clips(engine: AnswerEngine, screen: Screen) -> None:
+def keep_clips(engine: AskEngine, screen: Screen) -> None:
     """Lets the engine write what it read of the clips, for later processes; Ctrl-C ends that."""
     with sigint_flag() as is_interrupted, suppress(CancelError), screen.waiting("Keeping what was read of the clip"):
         engine.keep_clips(Cancel(is_interrupted))

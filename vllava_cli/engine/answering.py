@@ -70,8 +70,8 @@ class Maker:
     """Pairs of a library and its release."""
 
 
-class AnswerEngine(Protocol):
-    """Answers questions about media: `Engine` in this process, `RemoteEngine` by a server."""
+class AskEngine(Protocol):
+    """What `vllava ask` needs of an engine to stream one answer, and to tell how it was made."""
 
     @property
     def tokens(self) -> Tokens: ...
@@ -84,6 +84,16 @@ class AnswerEngine(Protocol):
         """The provenance of answers that another process makes; None if this one makes them."""
         ...
 
+    def stream(
+        self, conversation: Conversation, question: str, sampling: Sampling, *, cancel: Cancel = NEVER
+    ) -> Generator[str, None, None]: ...
+
+    def keep_clips(self, cancel: Cancel = NEVER) -> None: ...
+
+
+class AnswerEngine(AskEngine, Protocol):
+    """Answers questions about media: `Engine` in this process, `RemoteEngine` by a server."""
+
     @property
     def tower_calls(self) -> int:
         """The number of media that went through a vision tower for this process."""
@@ -94,17 +104,11 @@ class AnswerEngine(Protocol):
         """The memory that this process has reserved on a GPU; None if it uses none."""
         ...
 
-    def stream(
-        self, conversation: Conversation, question: str, sampling: Sampling, *, cancel: Cancel = NEVER
-    ) -> Generator[str, None, None]: ...
-
     def make_room(self, conversation: Conversation, question: str, sampling: Sampling) -> range: ...
 
     def reading_of(self, conversation: Conversation, chunk_tokens: int) -> Callable[[Cancel], object] | None:
         """Returns the work that reads the next prompt before its question is known; None if nothing is left to read."""
         ...
-
-    def keep_clips(self, cancel: Cancel = NEVER) -> None: ...
 
     def rows_that_fit(self, sampling: Sampling, *, question_characters: int) -> int:
         """Returns how many answers can be made at once, at least 1."""

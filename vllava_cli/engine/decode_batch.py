@@ -69,7 +69,10 @@ class DecodeBatch:
 
     @torch.inference_mode()
     def leave(self, staying: Sequence[int]) -> None:
-        """Removes all rows but `staying`, and leading columns that no row uses, if they are LEAST_TRIMMED or more."""
+        """Removes all rows but `staying`, and leading columns that no row uses, if they are LEAST_TRIMMED or more.
+
+        A row that is named several times is copied.
+        """
         rows = torch.tensor(staying, device=self.is_used.device)
         is_used, self.logits = self.is_used[rows], self.logits[rows]
         first = int(is_used.any(dim=0).int().argmax())

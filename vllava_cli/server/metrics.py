@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 from starlette.concurrency import run_in_threadpool
@@ -16,14 +16,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vllava_cli.answers import Answer
-from vllava_cli.engine.resident.answer_events import Figures
+from vllava_cli.engine.resident.answer_events import SECONDS_BOUNDS, Figures, SecondsCount
 from vllava_cli.engine.resident.resident_engine import ResidentEngine
+from vllava_cli.server.clips.media_shelf import MediaShelf, ShelfFigures
 
 if TYPE_CHECKING:
     from vllava_cli.server.service import Service
 
-_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _GAUGES = {
     "running": "Answers that are being made.",
     "most_rows": "The most answers that are made at once now.",
@@ -37,11 +36,24 @@ _COUNTERS = {
     "new_tokens": "Tokens that were decoded.",
     "tower_calls": "Clips that went through a vision tower.",
 }
+_SECONDS = {
+    "first_token_seconds": ("first_tokens", "The time from a question to the first token of its answer."),
+    "answer_seconds": ("whole_answers", "The time from a question to the end of its answer."),
+}
+_CLIP_GAUGES = {
+    "clips_waiting": ("waiting", "Clips that are being decoded, or wait for it."),
+    "clips_kept": ("clips", "Clips whose frames are kept."),
+    "clips_bytes": ("bytes", "Memory of the frames that are kept."),
+}
+_CLIP_COUNTERS = {
+    "clips_decoded": ("decoded", "Clips that were decoded."),
+    "clip_faults": ("faults", "Clips that couldn't be read."),
+}
 
 
 def routes(service: Service) -> list[BaseRoute]:
     """Returns the route of the figures."""
-    service.metrics.watch(service.resident)
+    service.metrics.watch(service.resident, service.shelf)
     return [Route("/metrics", partial(_metrics, service.metrics))]
 
 
@@ -55,28 +67,13 @@ class Metrics:
         self._requests = Counter(
             "vllava_requests", "Requests by route and status.", ("route", "status"), registry=self._registry
         )
-        self._ends = Counter(
-            "vllava_answer_ends", "Answers by the reason why they ended.", ("reason",), registry=self._registry
-        )
         self._faults = Counter("vllava_faults", "Requests that failed by a fault of vllava.", registry=self._registry)
-        self._first = Histogram(
-            "vllava_first_token_seconds",
-            "The time from a question to the first token of its answer.",
-            buckets=_SECONDS,
-            registry=self._registry,
-        )
 
-    def watch(self, resident: ResidentEngine) -> None:
-        """Shows the figures of an engine, as they are when somebody reads them; a second call changes nothing."""
+    def watch(self, resident: ResidentEngine, shelf: MediaShelf) -> None:
+        """Shows what an engine and a shelf count, as it is when somebody reads it; a second call changes nothing."""
         if not self._is_watching:
-            self._registry.register(_EngineCollector(resident))
+            self._registry.register(_ServerCollector(resident, shelf))
         self._is_watching = True
-
-    def answered(self, answer: Answer) -> None:
-        """Counts an answer."""
-        self._ends.labels(answer.stop_reason).inc()
-        if answer.stop_reason != "interrupted":
-            self._first.observe(answer.stats.first_token_s)
 
     def requested(self, route: str, status: int) -> None:
         """Counts a request; `route` is a pattern, so that nobody can make up more of them."""
@@ -115,22 +112,40 @@ class RequestCounter:
             self._metrics.requested(getattr(scope.get("route"), "path", "other"), status)
 
 
-class _EngineCollector(Collector):
-    def __init__(self, resident: ResidentEngine) -> None:
-        self._resident = resident
+class _ServerCollector(Collector):
+    """Whatever route asked, the engine counts the answers, and the shelf the clips."""
+
+    def __init__(self, resident: ResidentEngine, shelf: MediaShelf) -> None:
+        self._resident, self._shelf = resident, shelf
 
     def describe(self) -> Iterable[Metric]:
-        return _families(Figures())
+        return _families(Figures(), ShelfFigures(decoded=0, faults=0, waiting=0, clips=0, bytes=0))
 
     def collect(self) -> Iterable[Metric]:
-        return _families(self._resident.figures)
+        return _families(self._resident.figures, self._shelf.figures)
 
 
-def _families(figures: Figures) -> Iterator[Metric]:
+def _families(figures: Figures, clips: ShelfFigures) -> Iterator[Metric]:
     for name, text in _GAUGES.items():
         yield GaugeMetricFamily(f"vllava_{name}", text, value=getattr(figures, name))
     for name, text in _COUNTERS.items():
         yield CounterMetricFamily(f"vllava_{name}", text, value=getattr(figures, name))
+    ends = CounterMetricFamily("vllava_answer_ends", "Answers by the reason why they ended.", labels=("reason",))
+    for reason, count in figures.ends.items():
+        ends.add_metric((reason,), count)
+    ends.add_metric(("fault",), figures.faults)
+    yield ends
+    for name, (field, text) in _SECONDS.items():
+        yield _histogram(f"vllava_{name}", text, getattr(figures, field))
+    for name, (field, text) in _CLIP_GAUGES.items():
+        yield GaugeMetricFamily(f"vllava_{name}", text, value=getattr(clips, field))
+    for name, (field, text) in _CLIP_COUNTERS.items():
+        yield CounterMetricFamily(f"vllava_{name}", text, value=getattr(clips, field))
+
+
+def _histogram(name: str, text: str, seconds: SecondsCount) -> Metric:
+    buckets = [(str(bound), count) for bound, count in zip(SECONDS_BOUNDS, seconds.within, strict=True)]
+    return HistogramMetricFamily(name, text, buckets=[*buckets, ("+Inf", seconds.count)], sum_value=seconds.sum_s)
 
 
 async def _metrics(metrics: Metrics, _request: Request) -> Response:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from vllava_cli.client.place import ServerState
 from vllava_cli.server.clips.private_folder import PrivateFolder
@@ -17,6 +18,8 @@ from vllava_cli.server.serve_settings import ServeSettings
 
 if TYPE_CHECKING:
     from vllava_cli.engine.resident.resident_engine import ResidentEngine
+    from vllava_cli.nouns import Frames
+    from vllava_cli.server.clips.clip_requests import ClipWanted
     from vllava_cli.server.clips.media_shelf import MediaShelf
 
 MOST_FETCHES = 8
@@ -39,6 +42,8 @@ class Service:
     folder: PrivateFolder = field(default_factory=PrivateFolder)
     """Where clips of requests are kept while they are read, and uploads."""
     fetches: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(MOST_FETCHES, "fetch"))
+    fetching: WeakValueDictionary[ClipWanted, Future[Frames]] = field(default_factory=WeakValueDictionary)
+    """The clips that are being fetched: requests that name the same one meanwhile share it."""
 
     def __post_init__(self) -> None:
         self.folder.sweep()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 
 from tests.engine.batches import Pass, Shortage, is_within, watched
-from tests.engine.resident.asking import Asked, alone, check, mixed, wanted
+from tests.engine.resident.asking import FREE, Asked, alone, check, mixed, wanted
 from vllava_cli.answers import Answer
 from vllava_cli.engine.generate import Engine
 from vllava_cli.engine.resident.answer_events import AnswerWanted, Ended, RunningAnswer
@@ -63,7 +64,8 @@ def finished(asked: Sequence[Asked]) -> Sequence[Asked]:
     return asked
 
 
-@pytest.mark.parametrize("seed", range(12))
+# A batch of 1, 3 and 8 rows, and memory that runs out often and seldom.
+@pytest.mark.parametrize("seed", [0, 5, 7, 8, 10])
 def test_no_answer_changes_whenever_memory_runs_out(
     seed: int, media: tuple[Frames, ...], ending_engine: Engine
 ) -> None:
@@ -150,3 +152,30 @@ def test_rows_wait_where_the_memory_has_no_room_for_them(media: tuple[Frames, ..
     for each, answer in zip(finished(asked), expected, strict=True):
         check(each, answer)
     assert max(rows) == 2
+
+
+@pytest.mark.parametrize("clips", [0, 1])
+def test_a_prompt_that_many_ask_at_once_is_read_once(
+    clips: int, media: tuple[Frames, ...], random_engine: Engine
+) -> None:
+    """All but one reuse the whole prompt; a question of its own reads what differs."""
+    ones = [wanted(*media[:clips], sampling=replace(FREE, temperature=0.8, seed=seed)) for seed in range(5)]
+    ones.insert(3, wanted(*media[:clips], question="Who?"))
+    ones.append(wanted(*media[:clips]))
+    expected = [alone(random_engine, one) for one in ones]
+    tokens = expected[0].stats.prompt_tokens
+    thread, read = Thread(random_engine, most_rows=6), 0
+
+    def see(each: Pass) -> None:
+        nonlocal read
+        read += each.rows * each.columns if each.columns > 1 else 0
+
+    asked = [thread.submit(one) for one in ones]
+    with watched(random_engine, see):
+        thread.finish()
+    for each, answer in zip(finished(asked), expected, strict=True):
+        check(each, answer)
+    shared = asked[3].answer.stats.reused_tokens
+    reused = [each.answer.stats.reused_tokens for each in asked]
+    assert reused == [0, tokens, tokens, shared, tokens, tokens, tokens - 1]
+    assert (read, shared > 0) == (shared + 2 * (tokens - shared), clips > 0)

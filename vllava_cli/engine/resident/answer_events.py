@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from vllava_cli.answers import Answer, Conversation, Sampling
+from vllava_cli.errors import ServerError, VllavaError, reason_of
 
 SECONDS_BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 """The upper bounds of the buckets in which seconds are counted."""
@@ -122,16 +123,19 @@ class Figures:
     """The times from a question to the first token of its answer."""
     whole_answers: SecondsCount = SecondsCount()
     """The times from a question to the end of its answer."""
+    ends: Mapping[str, int] = field(default_factory=dict)
+    """The answers that ended, by their stop reasons."""
 
     def plus(self, answer: Answer | None) -> Figures:
         """Returns the counts after one more answer, or after a fault."""
         if answer is None:
             return replace(self, faults=self.faults + 1)
-        stats = answer.stats
-        has_begun = answer.stop_reason != "interrupted" or stats.new_tokens > 0
+        stats, reason = answer.stats, answer.stop_reason
+        has_begun = reason != "interrupted" or stats.new_tokens > 0
         return replace(
             self,
             answers=self.answers + 1,
+            ends={**self.ends, reason: self.ends.get(reason, 0) + 1},
             prompt_tokens=self.prompt_tokens + stats.prompt_tokens,
             reused_tokens=self.reused_tokens + stats.reused_tokens,
             new_tokens=self.new_tokens + stats.new_tokens,
@@ -139,3 +143,10 @@ class Figures:
             first_tokens=self.first_tokens.plus(stats.first_token_s) if has_begun else self.first_tokens,
             whole_answers=self.whole_answers.plus(stats.first_token_s + stats.decode_s),
         )
+
+
+def fault_of(error: Exception) -> VllavaError:
+    """Returns what is told of an error, without its traceback, which would keep all tensors of a pass in memory."""
+    if isinstance(error, VllavaError):
+        return type(error)(*error.args)
+    return ServerError(f"The model failed: {reason_of(error)}.")

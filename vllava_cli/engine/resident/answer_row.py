@@ -86,6 +86,11 @@ class AnswerRow:
         return self.target.keys[: self.beginning].tobytes()
 
     @property
+    def prompt_key(self) -> bytes | int:
+        """Rows with equal keys are read once for all; rows that are scored or read by themselves have their own."""
+        return id(self) if self.scoring or self.is_alone else self.target.keys.tobytes()
+
+    @property
     def lacks_beginning(self) -> bool:
         return len(self.target.held) < self.beginning
 
@@ -98,10 +103,11 @@ class AnswerRow:
             prompt=replace(prompt, ids=(*prompt.ids, *self.sequence.ids)), keys=np.concatenate([prompt_keys, fresh])
         )
 
-    def begin(self) -> None:
-        """Notes how much of the prompt is reused, just before the prompt is read."""
+    def begin(self, *, is_read: bool) -> None:
+        """Notes how much of the prompt is reused, just before it is read: all, if it isn't read for this row."""
         if not self.sequence.ids:
-            self.sequence.reused_tokens = len(self.target.held) if self.reused is None else self.reused
+            held = len(self.target.held) if self.reused is None else self.reused
+            self.sequence.reused_tokens = held if is_read else len(self.target.keys)
 
     def push(self, token: int, logits: Tensor) -> bool:
         """Adds the next id and delivers the text that is certain; returns True if the answer ends.

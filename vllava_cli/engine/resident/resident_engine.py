@@ -21,9 +21,10 @@ from vllava_cli.engine.resident.answer_events import (
     Piece,
     RunningAnswer,
     TokenLogprob,
+    fault_of,
 )
 from vllava_cli.engine.resident.prefix_store import PrefixStore
-from vllava_cli.engine.resident.row_scheduler import RowScheduler, fault_of
+from vllava_cli.engine.resident.row_scheduler import RowScheduler
 from vllava_cli.engine.sequence import Sequence as Answering
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import BusyError, ServerError, VllavaError, reason_of

@@ -20,13 +20,13 @@ from vllava_cli.engine.decode_batch import DecodeBatch
 from vllava_cli.engine.forward import CHUNK_TOKENS, SMALL_CHUNK_TOKENS, embed, free, memory_faults
 from vllava_cli.engine.generate import Engine, peak_bytes_of
 from vllava_cli.engine.kv_cache import HeldIds, LayerStates, Prompt
-from vllava_cli.engine.resident.answer_events import RunningAnswer
+from vllava_cli.engine.resident.answer_events import RunningAnswer, fault_of
 from vllava_cli.engine.resident.answer_row import AnswerRow, ReadTarget
 from vllava_cli.engine.resident.prefix_store import PrefixKeys, PrefixStore, keys_of, part_of
 from vllava_cli.engine.scoring import blank_frames, excess, log_likelihoods, probabilities
 from vllava_cli.engine.sequence import Sequence as Answering
 from vllava_cli.engine.sequence import greedy
-from vllava_cli.errors import MemoryShortError, ServerError, VllavaError, reason_of
+from vllava_cli.errors import MemoryShortError, ServerError, VllavaError
 from vllava_cli.interrupt import Cancel, CancelError
 from vllava_cli.media.pixels import PixelDigests
 from vllava_cli.nouns import Fit, Frames, MediaKind
@@ -149,15 +149,20 @@ class RowScheduler:
         candidates = [*islice(self._waiting, MOST_LOOKED_AT)]
         for row in candidates:
             self._find(row)
-        groups: dict[bytes, list[AnswerRow]] = {}
+        equal: dict[bytes | int, list[AnswerRow]] = {}
         for row in candidates:
+            equal.setdefault(row.prompt_key, []).append(row)
+        firsts = [rows[0] for rows in equal.values()]
+        groups: dict[bytes, list[AnswerRow]] = {}
+        for row in firsts:
             if row.lacks_beginning and not row.is_alone:
                 groups.setdefault(row.beginning_key, []).append(row)
         shared = [rows for rows in groups.values() if len(rows) > 1]
         if any(first in rows for rows in shared):
             return self._beginnings(shared)
         late = {row for rows in shared for row in rows}
-        rows = self._alike(first, [row for row in candidates[1:] if row not in late], free)
+        rows = self._alike(first, [row for row in firsts[1:] if row not in late], free)
+        rows = self._with_equals(rows, [row for each in rows for row in equal[each.prompt_key][1:]], free)
         taken = set(rows)
         self._waiting = deque(row for row in self._waiting if row not in taken)
         rows = [row for row in rows if self.begins(row.running)]
@@ -188,6 +193,12 @@ class RowScheduler:
                 rows.append(row)
                 total, longest, widest = total + row.target.rest, most, wide
         return rows
+
+    def _with_equals(self, rows: list[AnswerRow], equals: Sequence[AnswerRow], free_rows: int) -> list[AnswerRow]:
+        """Adds rows whose prompts are read by `rows`, as far as there is room."""
+        width = max(len(row.target.keys) for row in rows)
+        room = range(len(rows) + 1, free_rows + 1)
+        return rows + [row for count, row in zip(room, equals, strict=False) if self._has_room(count, width)]
 
     def _has_room(self, count: int, width: int) -> bool:
         """Returns True if there is memory for so many more rows of this width: all are as wide as the widest."""
@@ -233,16 +244,23 @@ class RowScheduler:
         """Reads the prompts of rows, and takes the rows in, or scores their choices."""
         is_calibrated = rows[0].scoring and rows[0].sequence.sampling.is_calibrated
         blanks = [self._blank_target(row) for row in rows] if is_calibrated else []
+        places: dict[bytes | int, int] = {}
         for row in rows:
-            row.begin()
-        targets = [*(row.target for row in rows), *blanks]
-        owners = [*rows, *(None for _ in blanks)]
+            row.begin(is_read=row.prompt_key not in places)
+            places.setdefault(row.prompt_key, len(places))
+        numbers = [places[row.prompt_key] for row in rows]
+        readers = [rows[numbers.index(place)] for place in range(len(places))]
+        targets = [*(row.target for row in readers), *blanks]
+        owners = [*readers, *(None for _ in blanks)]
         batch = yield from self._read(targets, owners, Cancel(lambda: all(row.is_cancelled for row in rows)))
         for number, target in enumerate(targets):
-            self._remember(batch, number, target.keys[: rows[number % len(rows)].beginning])
+            self._remember(batch, number, target.keys[: readers[number % len(readers)].beginning])
         if rows[0].scoring:
             self._score(batch, rows, targets)
-        elif self._batch is None:
+            return
+        if len(readers) < len(rows):
+            batch.leave(numbers)
+        if self._batch is None:
             self._batch, self._rows = batch, rows
         else:
             self._batch.join(batch)
@@ -430,10 +448,3 @@ class RowScheduler:
         for row in self._waiting:
             row.requeue()
         free(str(self.engine.llama.device))
-
-
-def fault_of(error: Exception) -> VllavaError:
-    """Returns what is told of an error, without its traceback, which would keep all tensors of a pass in memory."""
-    if isinstance(error, VllavaError):
-        return type(error)(*error.args)
-    return ServerError(f"The model failed: {reason_of(error)}.")

@@ -15,7 +15,7 @@ from io import FileIO
 from itertools import chain
 from pathlib import Path
 
-from vllava_cli.errors import FetchError, os_reason, quoted
+from vllava_cli.errors import DownloadSizeError, FetchError, os_reason, quoted
 from vllava_cli.media.fingerprint import Fingerprint
 from vllava_cli.media.remote.http import SCHEMES, opened_http
 from vllava_cli.media.remote.policy import Allowed, Content, PassingError, Timeouts, passing, suffix_of, unfetched
@@ -100,7 +100,8 @@ class Fetcher:
     def _check_size(self, url: str, size: int) -> None:
         if size > self.most_bytes:
             most = f"more than the {_megabytes(self.most_bytes)} that a clip may have"
-            raise unfetched(url, f"it has {_megabytes(size)} or more, {most}", "Save it to a file, and name that")
+            reason = f"it has {_megabytes(size)} or more, {most}"
+            raise DownloadSizeError(str(unfetched(url, reason, "Save it to a file, and name that")))
 
 
 @contextmanager

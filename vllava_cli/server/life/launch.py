@@ -207,9 +207,14 @@ def _drain(service: Service) -> None:
 
 
 def _is_closed(service: Service) -> bool:
-    """Ends the decoders and the model's thread, removes uploads; returns False if something works after HURRY_S."""
+    """Ends all that works for requests, removes uploads; returns False if a thread still works after HURRY_S."""
+
+    def close() -> None:
+        service.resident.close()
+        service.fetches.shutdown()
+
     service.close()
-    end = threading.Thread(target=service.resident.close, name="closing", daemon=True)
+    end = threading.Thread(target=close, name="closing", daemon=True)
     end.start()
     end.join(HURRY_S)
     return not end.is_alive() and not any(thread.name == WEB for thread in threading.enumerate())

@@ -241,7 +241,6 @@ class Completion:
         elif event.fault:
             raise event.fault
         elif event.answer:
-            self._service.metrics.answered(event.answer)
             if event.answer.stop_reason == "interrupted":
                 raise self._interruption()
             self._told[index].answer = event.answer

@@ -1,4 +1,7 @@
-"""Answers for this user's own commands, which decode clips themselves: they send frames once, and then questions."""
+"""Answers for this user's own commands, which decode clips themselves: they send frames once, and then questions.
+
+`interrupts` tells why these answers are ended in another way than asks.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,10 @@ from vllava_cli.engine.answering import Maker
 from vllava_cli.engine.resident.resident_engine import AnswerWanted, Ended, Event, Piece, RunningAnswer
 from vllava_cli.errors import BusyError, ServerGoneError, UsageError, VllavaError
 from vllava_cli.nouns import Frames
+from vllava_cli.server.metrics import Metrics
 from vllava_cli.server.openai.body_fields import check_values
 from vllava_cli.server.openai.models import names_of
-from vllava_cli.server.openai.protocol_errors import AsciiJSONResponse
+from vllava_cli.server.openai.protocol_errors import AsciiJSONResponse, status_of
 from vllava_cli.server.own.frame_shelf import FrameShelf
 from vllava_cli.server.service import Service
 from vllava_cli.storage.fields import Fields, parsed_object
@@ -98,6 +102,7 @@ class AnswerDesk:
         try:
             body = await _body(request, self.service.settings.most_body_bytes)
             message = await run_in_threadpool(_message, body)
+            request.state.question = message.question
             if message.model != self._model:
                 raise ServerGoneError("This server has another model than the one that was asked before. Ask again.")
             known = {digest: self._shelf.find(digest) for digest in message.digests}
@@ -109,7 +114,9 @@ class AnswerDesk:
         except VllavaError as exc:
             return refusal(exc)
         self._answering[message.id] = answering
-        return _AnswerResponse(answering, on_end=lambda: self._answering.pop(message.id, None))
+        return _AnswerResponse(
+            answering, metrics=self.service.metrics, on_end=lambda: self._answering.pop(message.id, None)
+        )
 
     async def interrupt(self, request: Request) -> Response:
         """Ends an answer, and returns its last event; nothing if it has ended before."""
@@ -177,9 +184,9 @@ class _Answering:
 class _AnswerResponse(StreamingResponse):
     """Streams the events of an answer; a client that goes away ends the answer."""
 
-    def __init__(self, answering: _Answering, *, on_end: Callable[[], object]) -> None:
+    def __init__(self, answering: _Answering, *, metrics: Metrics, on_end: Callable[[], object]) -> None:
         super().__init__(self._lines(), media_type="application/x-ndjson")
-        self._answering, self._on_end = answering, on_end
+        self._answering, self._metrics, self._on_end = answering, metrics, on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -191,6 +198,8 @@ class _AnswerResponse(StreamingResponse):
     async def _lines(self) -> AsyncIterator[bytes]:
         while True:
             event = await self._answering.events.get()
+            if isinstance(event, Ended) and event.fault:
+                self._metrics.failed(status_of(event.fault))
             yield _line(event)
             if isinstance(event, Ended):
                 return

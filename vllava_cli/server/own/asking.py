@@ -22,7 +22,7 @@ from vllava_cli.answers import Answer, Conversation, Sampling
 from vllava_cli.commands import ask as command
 from vllava_cli.commands.asked import Ask
 from vllava_cli.commands.start import shifted, warn_of_demo, warn_of_many
-from vllava_cli.engine.answering import AnswerEngine
+from vllava_cli.engine.answering import AskEngine
 from vllava_cli.engine.resident.resident_engine import AnswerWanted, Ended, Event, ResidentEngine, RunningAnswer
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import BusyError, MediaError, UsageError
@@ -31,6 +31,7 @@ from vllava_cli.media.decoder.stdin_file import Reader
 from vllava_cli.nouns import STDIN, Fit, Frames, Framing, LoadPlan, Subs, Tiles, Wishes
 from vllava_cli.screen import Screen
 from vllava_cli.server.openai.body_fields import check_values
+from vllava_cli.server.openai.protocol_errors import status_of
 from vllava_cli.server.own.event_stream import EventStream
 from vllava_cli.server.own.relay_screen import Relay, ScreenFacts
 from vllava_cli.server.service import Service
@@ -95,6 +96,7 @@ def routes(service: Service) -> list[BaseRoute]:
 
     async def ask(request: Request) -> Response:
         asked = AskRequest.read(await request.body())
+        request.state.question = asked.ask.question
         if not running.acquire(blocking=False):
             raise BusyError(f"{MOST_ASKS} commands ask already. Try again in a moment.")
         gone = threading.Event()
@@ -120,6 +122,7 @@ def _work(
             stream.tell("ended", code)
     except Exception as exc:
         fault = exc
+        service.metrics.failed(status_of(exc))
     finally:
         running.release()
         stream.end(fault)
@@ -155,12 +158,12 @@ class ServedMeans(command.Means):
         screen: Screen,
         watch: Stopwatch,
         check: command.Check,
-    ) -> tuple[AnswerEngine, float]:
+    ) -> tuple[AskEngine, float]:
         del ask, conversation, watch, check
         resident = self._service.resident
         for what, choice, reason in resident.plan.reasons:
             screen.detail(f"{what}: {choice}. {reason}")
-        return cast(AnswerEngine, AskedEngine(resident=resident, tokens=tokens)), 0.0
+        return AskedEngine(resident=resident, tokens=tokens), 0.0
 
     @contextmanager
     def interruptible(self) -> Iterator[Callable[[], bool]]:
@@ -170,10 +173,7 @@ class ServedMeans(command.Means):
         finally:
             self._relay.tell("answering", False)
 
-    def answers_about(
-        self, engine: AnswerEngine, samples: Sequence[Frames], question: str, sampling: Sampling, fit: Fit
-    ) -> list[Answer]:
-        del engine
+    def answers_about(self, samples: Sequence[Frames], question: str, sampling: Sampling, fit: Fit) -> list[Answer]:
         resident = self._service.resident
         begun: list[tuple[RunningAnswer, Future[Answer]]] = []
         try:
@@ -211,7 +211,7 @@ class ShelfReader(Reader):
 
 @dataclass(frozen=True, kw_only=True)
 class AskedEngine:
-    """What an ask uses of an `AnswerEngine`, by the resident engine; `tokens` name the model as the ask does."""
+    """The engine of an ask, which is the resident one; `tokens` name the model as the ask does."""
 
     resident: ResidentEngine
     tokens: Tokens

@@ -1,4 +1,8 @@
-"""Interrupts of running answers: each has an id that its client chose, and another connection names that id."""
+"""Interrupts of asks that run here: each has an id that its client chose, and another connection names that id.
+
+`answers` has its own way: its client has stopped to read the stream, and gets the last event as the reply. An ask may
+still decode its clips or make several answers, and tells its end in the stream, which its client goes on reading.
+"""
 
 from __future__ import annotations
 
@@ -19,24 +23,24 @@ if TYPE_CHECKING:
 
 
 class Interrupts:
-    """The running answers by their ids; each has a flag that an interrupt sets."""
+    """The running asks by their ids; each has a flag that an interrupt sets."""
 
     def __init__(self) -> None:
         self._flags: dict[str, threading.Event] = {}
 
     @contextmanager
     def known(self, id: str) -> Iterator[threading.Event]:
-        """Makes an answer known for the time of the block; yields its flag. Errors: UsageError for an id in use."""
+        """Makes an ask known for the time of the block; yields its flag. Errors: UsageError for an id in use."""
         flag = threading.Event()
         if self._flags.setdefault(id, flag) is not flag:
-            raise UsageError(f"An answer with the id {id!r} is running already. Choose another id.")
+            raise UsageError(f"An ask with the id {id!r} is running already. Choose another id.")
         try:
             yield flag
         finally:
             del self._flags[id]
 
     def interrupt(self, id: str) -> bool:
-        """Lets an answer end with what there is so far; returns False if no such answer is running."""
+        """Lets an ask end with what there is so far; returns False if no such ask is running."""
         flag = self._flags.get(id)
         if flag:
             flag.set()
