@@ -300,7 +300,7 @@ def test_too_many_are_refused_and_cancelled_ones_make_room(random_engine: Engine
         first = submit(resident, wanted())
         assert gate.is_reached.wait(PATIENCE_S)
         waiting = [submit(resident, wanted()) for _ in range(2)]
-        with pytest.raises(BusyError, match="2 questions wait already"):
+        with pytest.raises(BusyError, match="The queue is full, with 2 questions"):
             submit(resident, wanted())
         assert (resident.figures.running, resident.figures.waiting) == (1, 2)
         waiting[0].running.cancel()

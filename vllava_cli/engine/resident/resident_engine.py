@@ -29,7 +29,7 @@ from vllava_cli.engine.sequence import Sequence as Answering
 from vllava_cli.engine.tokens import Tokens
 from vllava_cli.errors import BusyError, ServerError, VllavaError, reason_of
 from vllava_cli.interrupt import NEVER, Cancel
-from vllava_cli.nouns import LoadPlan
+from vllava_cli.nouns import LoadPlan, counted
 from vllava_cli.times import Activity
 
 __all__ = ["AnswerWanted", "Ended", "Event", "Figures", "Piece", "ResidentEngine", "RunningAnswer", "TokenLogprob"]
@@ -105,7 +105,9 @@ class ResidentEngine:
             if self._is_closing:
                 raise ServerError("The server is ending and takes no more questions. Ask again in a moment.")
             if sum(each.state == "waiting" for each in self._open) >= self.most_waiting:
-                raise BusyError(f"{self.most_waiting} questions wait already. Try again in a moment.")
+                raise BusyError(
+                    f"The queue is full, with {counted(self.most_waiting, 'question')}. Try again in a moment."
+                )
             self._open.add(running)
             self._inbox.append(running)
             self._changed.notify()

@@ -55,7 +55,7 @@ async def _complete(service: Service, request: Request) -> Response:
         )
         raise RequestError(message, param="n")
     if service.resident.figures.waiting >= most:
-        raise BusyError(f"{most} questions wait already. Try again in a moment.")
+        raise BusyError(f"The queue is full, with {counted(most, 'question')}. Try again in a moment.")
     caller = Caller(request)
     try:
         conversation = await _conversation(service, asked)
