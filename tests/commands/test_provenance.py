@@ -123,6 +123,7 @@ class Engine:
 
     tokens: Tokens
     plan: LoadPlan = EXACT
+    maker: None = None
 
 
 @pytest.mark.parametrize(
