@@ -107,7 +107,7 @@ def test_options_are_taken_by_the_names_that_they_had() -> None:
         made = ROOT.commands[name].make_context(name, rest)
         assert made.params[option] == value
     assert "--force" not in "".join(help_of("frames", 80))
-    assert ROOT.commands["ask"].make_context("ask", ["--", "--force"]).params["words"] == ["--force"]
+    assert ROOT.commands["ask"].make_context("ask", ["--", "--force"]).params["words"] == ("--force",)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_an_option_may_stand_without_its_value_and_takes_nothing_else_for_it(
     name, *rest = line.split()
     found = ROOT.commands[name].make_context(name, rest).params
     assert (found.get("ray") or found.get("continue_")) == value
-    assert (found.get("words") or found.get("clips") or []) == words.split()
+    assert list(found.get("words") or found.get("clips") or ()) == words.split()
 
 
 APOSTROPHE = "\N{RIGHT SINGLE QUOTATION MARK}"
