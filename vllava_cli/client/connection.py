@@ -30,7 +30,7 @@ _SLICE_S = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """Where a server listens, and the token that it wants."""
+    """The address at which a server listens, and the token that it wants."""
 
     socket: str = ""
     """The path of a Unix socket; if it is empty, `url` counts."""
@@ -49,7 +49,7 @@ class Address:
 
     @property
     def base(self) -> str:
-        """What stands before the path of each request: http://host/models → /models."""
+        """The part of the URL before the path of each request: http://host/models → /models."""
         return "" if self.socket else urlsplit(self.url).path.rstrip("/")
 
     @property

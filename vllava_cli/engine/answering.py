@@ -1,4 +1,4 @@
-"""What commands ask of an engine, be it in this process or behind a server; torch isn't imported here."""
+"""The protocols of an engine, be it in this process or behind a server; torch isn't imported here."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Maker:
 
 
 class AskEngine(Protocol):
-    """What `vllava ask` needs of an engine to stream one answer, and to tell how it was made."""
+    """The part of an engine that streams one answer, and tells how it was made, for `vllava ask`."""
 
     @property
     def tokens(self) -> Tokens: ...

@@ -1,4 +1,4 @@
-"""What is submitted to a resident engine, and the events by which it answers."""
+"""The questions that a resident engine takes, and the events by which it answers."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class AskedTurn:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatRequest:
-    """What a chat completion asks for."""
+    """The request of a chat completion."""
 
     model: str | None
     turns: tuple[AskedTurn, ...]

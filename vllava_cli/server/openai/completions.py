@@ -153,7 +153,7 @@ class Caller:
 
 @dataclass
 class _Told:
-    """What is known of one answer so far."""
+    """The state of one answer so far."""
 
     tokens: list[TokenLogprob] = field(default_factory=list)
     answer: Answer | None = None

@@ -231,7 +231,7 @@ class AskedEngine:
     def stream(
         self, conversation: Conversation, question: str, sampling: Sampling, *, cancel: Cancel = NEVER
     ) -> Generator[str, None, None]:
-        """As `Engine.stream`; while too many wait, waits for its turn to wait."""
+        """Streams as `Engine.stream` does; while the queue is full, it tries again."""
 
         def begun() -> tuple[Generator[str, None, None], str | None]:
             texts = self.resident.stream(conversation, question, sampling, cancel=cancel)

@@ -17,7 +17,7 @@ Tell = Callable[..., object]
 
 @dataclass(frozen=True, kw_only=True)
 class ScreenFacts:
-    """What a command's own screen shows."""
+    """The settings of a command's own screen."""
 
     is_quiet: bool
     is_verbose: bool
