@@ -8,12 +8,12 @@ from starlette.middleware import Middleware
 from vllava_cli.server import metrics, page
 from vllava_cli.server.life.gate import Gate
 from vllava_cli.server.metrics import RequestCounter
-from vllava_cli.server.openai import completions, files, frame_pictures, models
+from vllava_cli.server.openai import completions, file_routes, frame_pictures, models
 from vllava_cli.server.openai.protocol_errors import HANDLERS
-from vllava_cli.server.own import answers, asking, interrupts, upkeep
+from vllava_cli.server.own import answer_routes, asking, interrupts, upkeep
 from vllava_cli.server.service import Service
 
-_PARTS = (models, completions, files, frame_pictures, asking, answers, interrupts, metrics, upkeep, page)
+_PARTS = (models, completions, file_routes, frame_pictures, asking, answer_routes, interrupts, metrics, upkeep, page)
 
 
 def make_app(service: Service) -> Starlette:
