@@ -36,10 +36,10 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.development: $(VENV)/.runtime
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[adapter,dev,serve]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[adapter,dev,evaluate,serve]'
 	@touch $@
 
 # With Ray, whose tests are skipped without it.
 $(VENV)/.cluster: $(VENV)/.development
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[adapter,dev,ray,serve]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[adapter,dev,evaluate,ray,serve]'
 	@touch $@

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vllava_cli import __version__
+from vllava_cli import evaluate_options as judged
 from vllava_cli import options as given
 from vllava_cli import search_options as sought
 from vllava_cli import serve_options as served
@@ -236,6 +237,7 @@ def batch(
     fail_fast: given.FailFast = False,
     dry_run: given.DryRun = False,
     choices: given.Choices = None,
+    choice_style: given.ChoiceStyle = "text",
     calibrate: given.Calibrate = False,
     shard: given.ShardWish = None,
     gpus: given.Gpus = None,
@@ -318,6 +320,7 @@ def batch(
         is_dry=dry_run,
         has_stats=stats,
         is_hashing=hash,
+        has_letters=given.has_letters(choice_style),
         has_clip_cache=clip_cache,
         server=server,
     )
@@ -384,6 +387,76 @@ def find(
         extracts=extracts,
     )
     return command.run(request, Screen(is_quiet=manner.is_silent, is_verbose=verbose))
+
+
+@_command(no_args_is_help=True)
+def score(
+    *,
+    rows: judged.RowFiles,
+    gold: judged.Gold = None,
+    by: judged.By = None,
+    against: judged.Against = None,
+    plot: judged.Plot = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    quiet: given.Quiet = False,
+) -> int:
+    """Score the answers of a batch: accuracy and more, with intervals; no model is loaded."""
+    from vllava_cli.evaluate import score as command
+
+    request = command.ScoreRequest(
+        rows=tuple(rows), gold=gold, by=tuple(by or ()), against=against, is_json=json, plot=plot
+    )
+    return command.run(request, Screen(is_quiet=quiet))
+
+
+@_command(no_args_is_help=True)
+def export(
+    *,
+    rows: judged.RowFiles,
+    form: Annotated[str, typer.Option("--as", metavar="FORM", help="The scorer that is to read the rows.")] = "jsonl",
+    gold: judged.Gold = None,
+    output: given.Output = None,
+    overwrite: given.Overwrite = False,
+    quiet: given.Quiet = False,
+) -> int:
+    """Write the rows of a batch in the form that another scorer reads."""
+    from vllava_cli.evaluate import export as command
+
+    if form not in command.EXPORT_FORMS:
+        raise UsageError(f"--as {form!r} is not a form: give one of {', '.join(command.EXPORT_FORMS)}.")
+    request = command.ExportRequest(
+        rows=tuple(rows),
+        form=form,
+        gold=gold,
+        output=Path(output) if output else None,
+        is_overwriting=overwrite,
+    )
+    return command.run(request, Screen(is_quiet=quiet))
+
+
+@_command(no_args_is_help=True)
+def report(
+    *,
+    rows: judged.RowFiles,
+    output: given.Output = None,
+    gold: judged.Gold = None,
+    overwrite: given.Overwrite = False,
+    decoders: given.Decoders = None,
+    limits: given.LimitsMade,
+    quiet: given.Quiet = False,
+) -> int:
+    """Show the rows of a batch on one page of HTML, with the frames that the model saw."""
+    from vllava_cli.evaluate import report as command
+
+    request = command.ReportRequest(
+        rows=tuple(rows),
+        output=Path(output or "report.html"),
+        gold=gold,
+        is_overwriting=overwrite,
+        decoders=decoders,
+        limits=limits,
+    )
+    return command.run(request, Screen(is_quiet=quiet))
 
 
 @_command()

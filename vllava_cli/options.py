@@ -251,6 +251,14 @@ Choices = Annotated[
         show_default="free text",
     ),
 ]
+ChoiceStyle = Annotated[
+    str,
+    typer.Option(
+        "--choice-style",
+        metavar="text|letter",
+        help="Compare the choices' texts, or write them into the question and compare their letters.",
+    ),
+]
 Calibrate = Annotated[
     bool,
     typer.Option("--calibrate", help="Divide each choice's likelihood by what it would be if the clip were blank."),
@@ -599,6 +607,13 @@ def wishes_of(
         precision=cast(Precision | None, None if precision == "auto" else precision),
         attention=cast(Attention | None, names.get(attention, attention)),
     )
+
+
+def has_letters(style: str) -> bool:
+    """Reads --choice-style. Errors: UsageError."""
+    if style not in ("text", "letter"):
+        raise UsageError(f"--choice-style {style!r} is not known: give text or letter.")
+    return style == "letter"
 
 
 def choosing(sampling: Sampling, choices: Several | None, *, is_calibrated: bool) -> Sampling:

@@ -9,6 +9,7 @@ There is no system prompt. Between turns is a space, not </s>. Source: transform
 
 import re
 from collections.abc import Sequence
+from string import ascii_uppercase
 
 from vllava_cli.errors import UsageError
 from vllava_cli.nouns import MediaKind
@@ -27,6 +28,20 @@ def turn(question: str, kinds: Sequence[MediaKind] = ()) -> str:
     """
     placeholders = "".join(f"{PLACEHOLDERS[kind]}\n" for kind in kinds)
     return f"USER: {placeholders}{question} ASSISTANT:"
+
+
+def lettered(question: str, choices: Sequence[str]) -> str:
+    """Writes choices under a question, a line for each, as benchmarks of multiple choice do.
+
+    ("Why?", ["fun", "rain"]) → "Why?\\nA. fun\\nB. rain\\nAnswer with the option's letter …"
+    """
+    lines = [f"{letter}. {choice}" for letter, choice in zip(letters(len(choices)), choices, strict=True)]
+    return "\n".join([question, *lines, "Answer with the option's letter from the given choices directly."])
+
+
+def letters(count: int) -> tuple[str, ...]:
+    """Returns the first `count` capital letters: 3 → ("A", "B", "C")."""
+    return tuple(ascii_uppercase[:count])
 
 
 def heard(spoken: str, question: str) -> str:

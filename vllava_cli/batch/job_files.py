@@ -23,7 +23,7 @@ from vllava_cli.errors import UsageError, quoted
 from vllava_cli.media.file_check import VIDEO_SUFFIXES
 from vllava_cli.media.inputs import piped
 from vllava_cli.media.remote.policy import scheme_of
-from vllava_cli.nouns import STDIN
+from vllava_cli.nouns import STDIN, Window
 from vllava_cli.storage.files import as_output_error
 from vllava_cli.storage.jsonl import BYTES, exact, refuse_constant
 
@@ -63,12 +63,30 @@ def requests_in(
             lack = 'its "question" is empty' if _QUESTION in row.values else f'it has {_shown(row)}, but no "question"'
             raise row.where.fault(f"{lack}, and none was given with -Q")
         path = names.path(name, is_of_benchmark=key in _BENCHMARK_KEYS)
-        fields, gone = _fields(row.values, {key, _QUESTION})
+        choices = _choices(row)
+        window = _window(row)
+        fields, gone = _fields(
+            row.values, {key, _QUESTION} | ({"choices"} if choices else set()) | ({"start", "end"} if window else set())
+        )
         for each in sorted(gone - reported):
             reported.add(each)
             notice(f'vllava: "{each}" in the jobs is left out, because they have "job_{each}" as well.')
         for question in (asked,) if asked is not None else questions:
-            yield JobRequest(path=path, question=question, fields=fields)
+            yield JobRequest(path=path, question=question, fields=fields, choices=choices, window=window)
+
+
+def _choices(row: JobRow) -> tuple[str, ...]:
+    """Returns the choices of a row."""
+    value = row.values.get("choices")
+    return tuple(map(str, value)) if isinstance(value, list) else ()
+
+
+def _window(row: JobRow) -> Window | None:
+    """Returns the part of the clip that a row asks about."""
+    start_s, end_s = row.values.get("start"), row.values.get("end")
+    if not isinstance(start_s, int | float) or not isinstance(end_s, int | float):
+        return None
+    return Window(start_s=start_s, end_s=end_s)
 
 
 def _exact(row: JobRow) -> JobRow:

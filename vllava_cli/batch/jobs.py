@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -42,6 +42,8 @@ PATH_BYTES = "path_bytes"
 CLIP_STATE = "clip_state"
 WINDOW_KEYS = ("start_s", "end_s", "title")
 """The keys that only a row about a window has."""
+CHOICES = "choices"
+"""The key that only a row whose job has choices of its own has: their texts."""
 SUBS = "subs"
 """The key that only a row of a run with --subs has."""
 ROW_KEYS = (*FIRST_KEYS, "stray", "seed", CLIP_STATE, "made_with", "probabilities", PATH_BYTES)
@@ -60,6 +62,8 @@ class JobRequest:
     question: str
     fields: Mapping[str, object] = field(default_factory=lambda: _NOTHING)
     window: Window | None = None
+    choices: tuple[str, ...] = ()
+    """The choices of this question alone, as texts; if it has none, those of the run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +80,8 @@ class Job:
     """How many equal jobs come before it."""
     window: Window | None = None
     """The part of the clip that is asked about; None for the clip as the run's framing shows it."""
+    choices: tuple[str, ...] = ()
+    """The same as in `JobRequest`."""
     sidecar: _File | None = None
     """The clip's subtitle file, ("", -1, -1) where it has none; None in a run without --subs."""
 
@@ -90,7 +96,7 @@ class Job:
         if not isinstance(size, int) or not isinstance(mtime_ns, int):
             return ""
         file = (self.path, size, mtime_ns)
-        return _id(signature, file, self.question, self.window, self.repeat, sidecar=self.sidecar)
+        return _id(signature, file, self.question, self.window, self.repeat, sidecar=self.sidecar, choices=self.choices)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,12 +125,12 @@ class ClipJobs:
         start_s, end_s = (job.window.start_s, job.window.end_s) if job.window else span_of(whole)
         return Passage(sidecar=Path(job.sidecar[0]) if job.sidecar[0] else None, start_s=start_s, end_s=end_s)
 
-    def questions(self) -> list[tuple[str, tuple[Job, ...]]]:
-        """Returns each question once, with the jobs that ask it: jobs "a", "b", "a" → ("a", two jobs), ("b", one)."""
-        asked: dict[str, list[Job]] = {}
+    def questions(self) -> list[tuple[Job, ...]]:
+        """Returns the jobs by question and choices: jobs "a", "b", "a" → (two jobs), (one job)."""
+        asked: dict[tuple[str, tuple[str, ...]], list[Job]] = {}
         for job in self.jobs:
-            asked.setdefault(job.question, []).append(job)
-        return [(question, tuple(jobs)) for question, jobs in asked.items()]
+            asked.setdefault((job.question, job.choices), []).append(job)
+        return [tuple(jobs) for jobs in asked.values()]
 
 
 def framed(
@@ -171,11 +177,13 @@ def make_jobs(
         path, size, mtime_ns = file
         question = questions.setdefault(request.question, request.question)
         sidecar = sidecars.get(request.path)
-        id = _id(signature, file, question, request.window, sidecar=sidecar)
+        id = _id(signature, file, question, request.window, sidecar=sidecar, choices=request.choices)
         repeat = seen.get(id, 0)
         seen[id] = repeat + 1
         job = Job(
-            id=_id(signature, file, question, request.window, repeat, sidecar=sidecar) if repeat else id,
+            id=_id(signature, file, question, request.window, repeat, sidecar=sidecar, choices=request.choices)
+            if repeat
+            else id,
             path=path,
             question=question,
             size=size,
@@ -183,6 +191,7 @@ def make_jobs(
             fields=renamed(request.fields, (SUBS,)) if sidecar else request.fields,
             repeat=repeat,
             window=request.window,
+            choices=request.choices,
             sidecar=sidecar,
         )
         jobs.append(job)
@@ -381,6 +390,7 @@ def _id(
     repeat: int = 0,
     *,
     sidecar: _File | None = None,
+    choices: Sequence[str] = (),
 ) -> str:
     """Returns a hash of a job's parts.
 
@@ -398,6 +408,8 @@ def _id(
         parts.append(b"%d" % repeat)
     if window:
         parts.append(f"{window.start_s!r} {window.end_s!r}".encode())
+    if choices:
+        parts.append(b"choices " + json.dumps(choices).encode())
     if sidecar:
         name, size, mtime_ns = sidecar
         parts.append(b"subs %d %d " % (size, mtime_ns) + os.fsencode(name))

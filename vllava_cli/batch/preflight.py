@@ -70,10 +70,13 @@ class Preflight:
         self._pool, self._framing, self._agreeing, self._patience_s = pool, framing, agreeing, patience_s
         self.frames: ReadAhead[ClipJobs, Frames] | None = None
         self.headers = Headers()
-        self._left = {clip.jobs[0].path: clip for clip in clip_jobs}
+        self._left: dict[str, list[ClipJobs]] = {}
+        """The clips without a header yet, by path; several windows may have one path."""
+        for clip in clip_jobs:
+            self._left.setdefault(clip.jobs[0].path, []).append(clip)
         self._order = {path: number for number, path in enumerate(self._left)}
         self._heard_s = time.perf_counter()
-        self._ahead: ReadAhead[ClipJobs, Clip] = pool.headers((clip, clip.path) for clip in clip_jobs)
+        self._ahead: ReadAhead[ClipJobs, Clip] = pool.headers((its[0], its[0].path) for its in [*self._left.values()])
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="preflight", daemon=True)
         self._thread.start()
@@ -96,7 +99,7 @@ class Preflight:
                     self._note(read)
             self._ahead.stop()
             if self._left:  # a header that takes long may only be slow: reading the frames will show
-                headers.good += self._left.values()
+                headers.good += [clip for its in self._left.values() for clip in its]
                 headers.unopened = len(self._left)
                 headers.kinds |= {"video", "image"}
             headers.good.sort(key=lambda clip: self._order[clip.jobs[0].path])
@@ -111,12 +114,12 @@ class Preflight:
 
     def _note(self, read: Read[ClipJobs, Clip]) -> None:
         headers, clip, found = self.headers, read.key, read.found
-        del self._left[clip.jobs[0].path]
+        its = self._left.pop(clip.jobs[0].path)
         if found is None:
             error = read.fault or RuntimeError("reading a header gave neither facts nor a fault")
-            headers.bad.append((clip, JobError.of(error, clip.path)))
+            headers.bad += [(each, JobError.of(error, clip.path)) for each in its]
             return
-        headers.good.append(clip)
+        headers.good += its
         headers.kinds.add(found.kind)
         if found.kind == "video":
             headers.videos += 1

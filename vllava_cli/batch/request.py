@@ -122,6 +122,8 @@ class BatchRequest:
     is_failing_fast: bool = False
     is_dry: bool = False
     has_stats: bool = False
+    has_letters: bool = False
+    """Whether choices are written into the question, and their letters compared (--choice-style letter)."""
     is_hashing: bool = False
     """Whether rows get the SHA-256 of their clips."""
     has_clip_cache: bool = True

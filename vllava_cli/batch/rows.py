@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from vllava_cli.answers import Answer, Sampling
-from vllava_cli.batch.jobs import CLIP_STATE, FIRST_KEYS, PATH_BYTES, ROW_KEYS, SUBS, WINDOW_KEYS, Job, id_of
+from vllava_cli.batch.jobs import CHOICES, CLIP_STATE, FIRST_KEYS, PATH_BYTES, ROW_KEYS, SUBS, WINDOW_KEYS, Job, id_of
 from vllava_cli.choices import by_choice
 from vllava_cli.commands.provenance import (
     AGREEMENT_KEYS,
@@ -39,6 +39,7 @@ from vllava_cli.errors import (
     VllavaError,
 )
 from vllava_cli.nouns import Precision
+from vllava_cli.prompt import letters
 from vllava_cli.storage.jsonl import is_portable, line_of, portable, readable
 
 PROBABILITIES = "probabilities"
@@ -71,6 +72,8 @@ class RunInfo:
     model: str
     revision: str | None
     choices: tuple[str, ...] = ()
+    has_letters: bool = False
+    """Whether choices are written into the question, and their letters compared."""
     has_agreement: bool = False
     """Whether clips are sampled several times."""
     signature: str = ""
@@ -135,8 +138,10 @@ def row_of(result: Result, info: RunInfo) -> dict[str, Any]:
         CLIP_STATE: job.state,
         MADE_WITH: making.row() if making else None,
     }
-    if info.choices:
-        row[PROBABILITIES] = by_choice(info.choices, answer.probabilities) if answer else None
+    if choices := scored_choices(job, info):
+        row[PROBABILITIES] = by_choice(choices, answer.probabilities) if answer else None
+    if job.choices:
+        row[CHOICES] = list(job.choices)
     if info.has_agreement:
         row |= agreement_row(answer.agreement if answer else None)
     if window := job.window:
@@ -144,6 +149,12 @@ def row_of(result: Result, info: RunInfo) -> dict[str, Any]:
     if job.sidecar:
         row[SUBS] = making.spoken.row() if making and making.spoken else None
     return {**row, **job.fields}
+
+
+def scored_choices(job: Job, info: RunInfo) -> tuple[str, ...]:
+    """Returns the texts whose likelihoods are compared: letters, or the choices of the job or of the run."""
+    choices = job.choices or info.choices
+    return letters(len(choices)) if info.has_letters else choices
 
 
 def is_row(row: Mapping[str, Any]) -> bool:

@@ -152,6 +152,7 @@ def run_info(batch: BatchRequest, source: Source) -> RunInfo:
         model=source.model,
         revision=source.revision,
         choices=batch.sampling.choices,
+        has_letters=batch.has_letters,
         has_agreement=batch.agreeing is not None,
         signature=signature(batch.wishes.model, source.revision, settings),
     )

@@ -127,7 +127,9 @@ class FallbackEngine:
 
 
 def _request(request: AnswerRequest[L], key: K) -> AnswerRequest[K]:
-    return AnswerRequest(key=key, medium=request.medium, question=request.question, seed=request.seed)
+    return AnswerRequest(
+        key=key, medium=request.medium, question=request.question, seed=request.seed, choices=request.choices
+    )
 
 
 def _result(result: AnswerResult[L], key: K) -> AnswerResult[K]:

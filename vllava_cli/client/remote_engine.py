@@ -196,12 +196,11 @@ class RemoteEngine:
         leaving: threading.Event,
     ) -> None:
         """Answers a request in a thread, and adds its result, or what ends the whole batch, to `ended`."""
-        seed = request.seed if batching.sampling.seed is None else batching.sampling.seed
         asked = _Asked(
             engine=self,
             conversation=Conversation(attached=(request.medium,), fit=batching.fit),
             question=request.question,
-            sampling=replace(batching.sampling, seed=seed),
+            sampling=request.sampling(batching.sampling),
             leaving=leaving,
         )
         try:

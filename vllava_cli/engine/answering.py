@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from vllava_cli.answers import Answer, Conversation, Sampling
@@ -26,6 +26,13 @@ class AnswerRequest(Generic[K]):
     question: str
     seed: int | None = None
     """The seed to use if the sampling has none."""
+    choices: tuple[str, ...] = ()
+    """The choices of this request alone; if it has none, those of the sampling."""
+
+    def sampling(self, shared: Sampling) -> Sampling:
+        """Returns the sampling of this request, in a batch whose requests share `shared`."""
+        seed = self.seed if shared.seed is None else shared.seed
+        return replace(shared, seed=seed, choices=self.choices or shared.choices)
 
 
 @dataclass(frozen=True, kw_only=True)

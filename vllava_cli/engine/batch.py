@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Generic
 
 import torch
@@ -122,8 +122,7 @@ class BatchScheduler(Generic[K]):
 
     def _put(self, request: AnswerRequest[K]) -> None:
         conversation = Conversation(attached=(request.medium,), fit=self.fit)
-        seed = request.seed if self.sampling.seed is None else self.sampling.seed
-        sampling = replace(self.sampling, seed=seed)
+        sampling = request.sampling(self.sampling)
         try:
             row = Sequence.of(request.key, self.engine.tokens, conversation, request.question, sampling)
         except VllavaError as exc:
@@ -145,7 +144,7 @@ class BatchScheduler(Generic[K]):
             rows = self._next(free)
             self._in_pass = len(self._rows) + len(rows)
             batch = self._read(rows)
-            if self.sampling.choices:
+            if rows[0].options:
                 self._score(batch, rows)
             elif self._batch is None:
                 self._batch, self._rows = batch, rows
@@ -164,7 +163,7 @@ class BatchScheduler(Generic[K]):
         rows: list[Sequence[K]] = []
         media: set[Frames] = set()
         for row in self._waiting:
-            if row.shared != shared:
+            if row.shared != shared or row.options != self._waiting[0].options:
                 continue
             media.add(_medium(row))
             longest = max(longest, len(row.prompt.ids) - shared)

@@ -23,7 +23,7 @@ from vllava_cli.imports import gc_paused
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
 from vllava_cli.media.timeline.spoken import Spoken
 from vllava_cli.nouns import AUTO, OFF, Frames, Log, MediaKind
-from vllava_cli.prompt import heard
+from vllava_cli.prompt import heard, lettered, letters
 from vllava_cli.times import Stopwatch
 
 if TYPE_CHECKING:
@@ -150,12 +150,15 @@ class LocalExecutor:
             samples=samples,
         )
         queries: list[Query] = []
-        for question, jobs in clip.questions():
-            sampling = seeded(self.batch.sampling)
+        for jobs in clip.questions():
+            question, texts = jobs[0].question, jobs[0].choices or self.batch.sampling.choices
+            choices = letters(len(texts)) if self.batch.has_letters else texts
+            question = lettered(question, texts) if texts and self.batch.has_letters else question
+            sampling = replace(seeded(self.batch.sampling), choices=choices)
             spoken = spoken_that_fits(self.engine.tokens, frames, question, sampling)
             own = replace(key, jobs=jobs, sampling=sampling, spoken=spoken)
             asked = heard(spoken.text, question) if spoken else question
-            queries.append(AnswerRequest(key=own, medium=frames, question=asked, seed=sampling.seed))
+            queries.append(AnswerRequest(key=own, medium=frames, question=asked, seed=sampling.seed, choices=choices))
         return queries
 
     def _sample_of(self, clip: ClipJobs) -> ClipSamples:
