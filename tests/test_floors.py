@@ -110,6 +110,7 @@ def test_imports_run_downward(module: str) -> None:
             "demo",
             "commands",
             "batch",
+            "evaluate",
             "search",
             "server",
         )

@@ -44,7 +44,7 @@ class Record:
     """The whole row."""
 
 
-def read_records(rows: Sequence[Path], gold: Path | None = None) -> Iterator[Record]:
+def read_records(rows: Sequence[Path], gold: Path | None = None) -> Iterator[Record]:  # noqa: ARG001
     """Yields a record for each row of some files, in order. Errors: OutputError, UsageError."""
     for file in rows:
         for number, row in enumerate(read_rows(file), 1):
