@@ -87,6 +87,7 @@ PAIR = {"choices": ["fun", "rain"], "answer": "rain"}
         ("a.csv", NEXT_QA, [row("41.mp4", qid="1", **PAIR)], ["rain"], "clip qid, 1 rows 0 none 1"),
         ("a.csv", NEXT_QA, [row("v/40.mkv", "why", **PAIR)], ["fun"], "clip question, 1 rows 0 none 1"),
         ("a.json", '{"u-1": 1, "u-2": 0}', [row(q_uid="u-2", **PAIR)], ["fun"], "q_uid, 1 rows 0 none 1"),
+        ("a.json", '{"u-1": 1, "u-2": 0}', [row("v/u-1.mp4", **PAIR)], ["rain"], "clip, 1 rows 0 none 1"),
         ("a.jsonl", '{"id": "x", "gold": ["a", "b"]}\n', [row(job_id="x")], ["a"], "job_id, 1 rows 0 none 0"),
         ("a.tsv", "uid\ttruth\n1\tB\n2\t\n", [row(uid=1, **PAIR)], ["rain"], "uid, 1 rows 0 none 0"),
     ],
@@ -95,7 +96,7 @@ def test_answers_of_a_file_find_their_rows(
     name: str, text: str, rows: list[dict[str, Any]], golds: list[str | None], told: str
 ) -> None:
     way, _, counts = told.partition(", ")
-    words = way.replace("clip ", "the clip's name and ")
+    words = " and ".join(way.split()).replace("clip", "the clip's name")
     matched, without, left = (int(word) for word in counts.split() if word.isdecimal())
     assert rights(name, text, rows) == (
         golds,
@@ -135,6 +136,8 @@ def test_a_row_has_its_right_answer_itself() -> None:
     assert (found.probabilities, found.golds) == ((0.25, 0.75), ("(A) red",))
     found = record(choices=["red", "blue"], job_answer=["B", "A"])
     assert (found.chosen, found.gold, found.right) == (0, "red", 0)
+    found = record(answer="B", choices=["red", "red", "b"], chances={"A": 0.2, "B": 0.7, "C": 0.1}, job_answer="red")
+    assert (found.chosen, found.right, found.gold) == (1, 1, "red")
     found = record(choices=["red", "blue"], job_answer="green")
     assert (found.gold, found.right, found.is_gold_unclear) == ("green", None, True)
     found = record(answer="It is red.", job_answer="red", label=7)
@@ -144,10 +147,9 @@ def test_a_row_has_its_right_answer_itself() -> None:
 @pytest.mark.parametrize(
     ("fields", "fault"),
     [
-        ({"choices": ["red"]}, "'choices' needs at least two choices, all different"),
-        ({"choices": ["red", "red"]}, "'choices' needs at least two choices, all different"),
+        ({"choices": ["red"]}, "'choices' needs at least two choices"),
         ({"choices": "red"}, "'choices' is no list of texts"),
-        ({"chances": {"red": 1.0}}, "'probabilities' needs at least two choices, all different"),
+        ({"chances": {"red": 1.0}}, "'probabilities' needs at least two choices"),
         ({"chances": {"red": 1.5, "b": -0.5}}, "'probabilities' has a value that is no number from 0 to 1"),
         ({"chances": {"red": True, "b": 0.0}}, "'probabilities' has a value that is no number from 0 to 1"),
         ({"chances": {"red": 0.5, "b": 0.4}}, "'probabilities' sums to 0.900, not to 1"),

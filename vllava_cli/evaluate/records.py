@@ -127,8 +127,8 @@ def _choices(row: Mapping[str, Any], place: RowPlace) -> tuple[tuple[str, ...], 
     if given is not None and not (isinstance(given, list) and set(map(type, given)) <= _TEXTS):
         _refuse(place, CHOICES, "is no list of texts")
     choices = tuple(chances or ()) if given is None else tuple(given)
-    if len(choices) < 2 or len(set(choices)) < len(choices):
-        _refuse(place, CHOICES if given else PROBABILITIES, "needs at least two choices, all different")
+    if len(choices) < 2:
+        _refuse(place, CHOICES if given else PROBABILITIES, "needs at least two choices")
     if chances is None:
         return choices, (*choices, *_LETTERS[min(len(choices), 26)]), ()
     scored, numbers = tuple(chances), tuple(chances.values())
@@ -178,7 +178,9 @@ def _right(
                 f"{last}.{remedy}"
             )
     known = [found for found in places if found is not None]
-    return chosen if chosen in known else known[0] if known else None
+    # Two choices with letters may have one text.
+    is_right = chosen is not None and choices[chosen] in [choices[found] for found in known]
+    return chosen if is_right else known[0] if known else None
 
 
 def _refuse(place: RowPlace, field: str, fault: str) -> NoReturn:
