@@ -400,7 +400,10 @@ def score(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: given.Quiet = False,
 ) -> int:
-    """Score the answers of a batch: accuracy and more, with intervals; no model is loaded."""
+    """Score the answers of a batch.
+
+    Accuracy and more, with 95% intervals, by group; no model is loaded.
+    """
     from vllava_cli.evaluate import score as command
 
     request = command.ScoreRequest(
@@ -419,7 +422,7 @@ def export(
     overwrite: given.Overwrite = False,
     quiet: given.Quiet = False,
 ) -> int:
-    """Write the rows of a batch in the form that another scorer reads."""
+    """Write the answers of a batch for another scorer."""
     from vllava_cli.evaluate import export as command
 
     if form not in command.EXPORT_FORMS:
@@ -445,7 +448,10 @@ def report(
     limits: given.LimitsMade,
     quiet: given.Quiet = False,
 ) -> int:
-    """Show the rows of a batch on one page of HTML, with the frames that the model saw."""
+    """Show the answers of a batch on a page of HTML.
+
+    The page has the frames that the model saw, filters and sorting, and needs no other file.
+    """
     from vllava_cli.evaluate import report as command
 
     request = command.ReportRequest(
