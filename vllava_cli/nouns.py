@@ -48,6 +48,7 @@ PickReason = Literal["scene", "third", "filled", "key frame"]
 filled: it lies in the middle of a gap · key frame: it is one."""
 Boundary = Literal["every", "scenes", "chapters"]
 """What ends a window: an even length, a cut between scenes, or a chapter of the container."""
+WINDOW_FLAGS: dict[Boundary, str] = {"every": "--every", "scenes": "--scenes", "chapters": "--at-chapters"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +253,7 @@ class Window:
         """Returns the framing that takes its frames from this window."""
         if self.is_held:
             return replace(whole, start_s=None, end_s=None, at_s=(self.start_s,), pick="uniform")
-        return replace(whole, start_s=self.start_s, end_s=self.end_s)
+        return replace(whole, start_s=self.start_s, end_s=self.end_s, at_s=())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -151,10 +151,8 @@ class LocalExecutor:
         )
         queries: list[Query] = []
         for jobs in clip.questions():
-            question, texts = jobs[0].question, jobs[0].choices or self.batch.sampling.choices
-            choices = letters(len(texts)) if self.batch.has_letters else texts
-            question = lettered(question, texts) if texts and self.batch.has_letters else question
-            sampling = replace(seeded(self.batch.sampling), choices=choices)
+            question, choices = asked_of(jobs[0], self.batch)
+            sampling = seeded(replace(self.batch.sampling, choices=choices))
             spoken = spoken_that_fits(self.engine.tokens, frames, question, sampling)
             own = replace(key, jobs=jobs, sampling=sampling, spoken=spoken)
             asked = heard(spoken.text, question) if spoken else question
@@ -174,7 +172,7 @@ class LocalExecutor:
         return samples
 
     def _joined(self, samples: ClipSamples) -> Iterator[AnswerResult[AnswerKey]]:
-        return samples.joined(self.batch.agreeing, self.batch.sampling)
+        return samples.joined(self.batch.agreeing)
 
     def _results(self, finished: AnswerResult[AnswerKey]) -> Iterator[Result]:
         key, answer, making = finished.key, finished.answer, None
@@ -188,6 +186,7 @@ class LocalExecutor:
                 answer_ids=answer.ids,
                 agreeing=self.batch.agreeing,
                 spoken=key.spoken,
+                has_letters=bool(answer.probabilities) and self.batch.has_letters,
             )
         for job in key.jobs:
             yield Result(
@@ -224,6 +223,22 @@ def read_tokens(source: Source) -> Tokens:
     from vllava_cli.engine.checkpoint import describe
 
     return tokens.read_tokens(describe(source))
+
+
+def asked_of(job: Job, batch: BatchRequest) -> tuple[str, tuple[str, ...]]:
+    """Returns the question as the model reads it, and the texts whose likelihoods are compared, if any.
+
+    With letters: ("Why?", ("fun", "rain")) → ("Why?\\nA. fun\\nB. rain\\n…", ("A", "B")).
+    """
+    choices = job.choices or batch.sampling.choices
+    if not (choices and batch.has_letters):
+        return job.question, choices
+    return lettered(job.question, choices), letters(len(choices))
+
+
+def longest_question(jobs: Iterable[Job], batch: BatchRequest) -> int:
+    """Returns the number of characters in the longest question, with the choices that are written into it."""
+    return max(len(asked_of(job, batch)[0]) for job in jobs)
 
 
 def server_of(batch: BatchRequest) -> Address | None:
