@@ -13,7 +13,7 @@ import pytest
 from tests.batch.conftest import by_id, rows_of
 from tests.batch.fork_server import Zygote
 from tests.batch.parts import ABOUT, answer, batch_of, job
-from tests.engine.engines import EXACT, ask
+from tests.engine.engines import ask, engine_of
 from tests.refusals import refused
 from tests.server.found import environment_for
 from tests.server.serving import Served
@@ -24,13 +24,10 @@ from vllava_cli.batch.jobs import ClipJobs, JobRequest, group_by_clip, make_jobs
 from vllava_cli.batch.request import Inputs
 from vllava_cli.batch.rows import Result, check_fields, columns_of, row_of
 from vllava_cli.batch.run import _check_choices, _with_own_parts
-from vllava_cli.engine.checkpoint import describe
 from vllava_cli.engine.generate import Engine
-from vllava_cli.engine.load import load
-from vllava_cli.engine.tokens import read_tokens
 from vllava_cli.errors import UsageError
 from vllava_cli.media.sample import sample
-from vllava_cli.nouns import Framing, Source, Window, Windowing
+from vllava_cli.nouns import Framing, Window, Windowing
 
 CIRCLE, SQUARE, STAR = "red-circle-moves-left.mp4", "green-square-then-yellow-triangle.mp4", "yellow-star.png"
 JOBS: list[dict[str, Any]] = [
@@ -38,7 +35,6 @@ JOBS: list[dict[str, Any]] = [
         "video": CIRCLE,
         "question": "Which way does it move?",
         "choices": ["right", "left", "up, then down"],
-        "type": "m",
     },
     {"video": CIRCLE, "question": "Which way does it move?", "choices": ["left", "right"], "answer": "left"},
     {"video": CIRCLE, "question": "What is it?", "choices": ["A blue star.", "A red circle."]},
@@ -56,7 +52,7 @@ Row = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    return load(EXACT, read_tokens(describe(Source(model="demo", folder=demo.CHECKPOINT))), {"video", "image"})
+    return engine_of(demo.CHECKPOINT)
 
 
 def answered(vllava: Zygote, folder: Path, name: str, *words: str, bad: int = 0, **environment: str) -> list[Row]:
@@ -164,7 +160,7 @@ CHOSEN = replace(REQUEST, choices=("fun", "rain"), window=Window(start_s=1.0, en
 def test_what_a_job_has_of_its_own_is_part_of_its_id_and_others_keep_theirs() -> None:
     requests = [REQUEST, replace(CHOSEN, window=None), replace(CHOSEN, choices=("rain", "fun")), CHOSEN, CHOSEN]
     ids = [each.id for each in make_jobs(requests, "settings")]
-    assert ids[0] == "PLAIN"
+    assert ids[0] == "be3b842efa3396b49c097cc95eda87fc", "as before jobs had choices"
     assert len(set(ids)) == 5
 
 
@@ -221,7 +217,8 @@ def test_an_option_about_choices_needs_some(batch: Any, jobs: list[Any], message
 def test_a_part_is_not_divided_again() -> None:
     batch = batch_of(inputs=Inputs(jobs=Path("jobs.jsonl")), windowing=Windowing(by="scenes"))
     assert refused(UsageError, _with_own_parts, [REQUEST, CHOSEN], batch) == (
-        "--scenes divides whole clips, and a job is about a part of 'a.mp4'. Leave --scenes out, or the times of the jobs."
+        "--scenes divides whole clips, and a job is about a part of 'a.mp4'. "
+        "Leave --scenes out, or the times of the jobs."
     )
     taken = replace(CHOSEN, fields={"choices": 1, "title": "t", "type": "x"})
     (found,) = _with_own_parts([taken], replace(batch, windowing=None))
