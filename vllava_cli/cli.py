@@ -285,7 +285,7 @@ def batch(
         windowing=given.windowing_with(windowing, framing),
         agreeing=given.checked(agreeing, framing, sampling),
         subs=given.subs_of(subs),
-        sampling=given.choosing(sampling, choices, is_calibrated=calibrate),
+        sampling=given.choosing(sampling, choices, is_calibrated=calibrate, may_have_others=jobs is not None),
         limits=limits,
         destination=destination_of(
             output,
