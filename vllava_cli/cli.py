@@ -394,9 +394,11 @@ def score(
     *,
     rows: judged.RowFiles,
     gold: judged.Gold = None,
+    gold_as: judged.GoldAs = "auto",
     by: judged.By = None,
     against: judged.Against = None,
     plot: judged.Plot = None,
+    overwrite: given.Overwrite = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: given.Quiet = False,
 ) -> int:
@@ -407,7 +409,14 @@ def score(
     from vllava_cli.evaluate import score as command
 
     request = command.ScoreRequest(
-        rows=tuple(rows), gold=gold, by=tuple(by or ()), against=against, is_json=json, plot=plot
+        rows=tuple(rows),
+        gold=gold,
+        gold_form=gold_as,
+        by=tuple(by or ()),
+        against=against,
+        is_json=json,
+        plot=plot,
+        is_overwriting=overwrite,
     )
     return command.run(request, Screen(is_quiet=quiet))
 
