@@ -1,8 +1,7 @@
 """Reads clips and questions from a jobs file: its rows, their fields, and the paths of the clips that they name.
 
 The file is JSON lines, a JSON list, CSV or TSV. Only one row is held in memory, but a JSON list is held whole; both
-have a limit. The first damaged row ends the reading. A row names a clip by its file's name, by that name without the
-ending, or by the id that a benchmark gives the clip.
+have a limit. The first damaged row ends the reading.
 """
 
 from __future__ import annotations
@@ -12,57 +11,50 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache, partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
+from vllava_cli.batch.clip_names import ClipNames, FoundClips, shown
 from vllava_cli.batch.jobs import ROW_KEYS, JobRequest
 from vllava_cli.errors import UsageError, quoted
-from vllava_cli.media.file_check import VIDEO_SUFFIXES
 from vllava_cli.media.inputs import piped
-from vllava_cli.media.remote.policy import scheme_of
 from vllava_cli.nouns import STDIN, Window
 from vllava_cli.storage.files import as_output_error
 from vllava_cli.storage.jsonl import BYTES, exact, refuse_constant
 
-NAME_KEYS = ("video", "path", "clip", "video_path", "video_name", "gif_name", "video_id")
-"""The first of these that a row has names its clip."""
-_BENCHMARK_KEYS = ("video_name", "video_id")
 _QUESTION = "question"
-MOST_SHOWN = 200
 _SPACE = " \t\r\n"
 MAX_JOB_BYTES = 1 << 20
 """Far less than a row of the output may have, because a job's fields are copied into it beside the answer."""
 MAX_LIST_BYTES = 64 << 20
 """A list is in memory while it is read; the questions of a benchmark have some MB."""
-_joined = os.path.join  # a Path for each of a million jobs costs seconds
-_RANKS = {suffix: rank for rank, suffix in enumerate((*VIDEO_SUFFIXES, ".gif"))}
 
 
 def requests_in(
     file: Path,
     *,
     stdin: BinaryIO | None,
-    videos: Path | None,
+    videos: Sequence[Path],
     questions: tuple[str, ...],
     notice: Callable[[str], object] = lambda _: None,
+    on_found: Callable[[FoundClips], object] = lambda _: None,
 ) -> Iterator[JobRequest]:
     """Yields the requests of each row, in order; a row without a question gets each of `questions`.
 
     Clips are looked up in `videos`, or else in the folder of the jobs file; a clip that isn't found still gets a path
-    in that folder. `notice` is called with a sentence for each field that can't be copied into the rows. Errors:
-    UsageError for a file that can't be read and for the first damaged row.
+    in the first folder. `notice` is called with a sentence for each field that can't be copied into the rows, and
+    `on_found` in the end with what was found. Errors: UsageError for a file that can't be read and for the first
+    damaged row.
     """
-    names, reported = ClipNames(_folder(file, videos)), set[str]()
-    for row in map(_exact, rows(file, stdin=stdin)):
-        key, name = _name(row)
+    names, reported = _clip_names(file, videos), set[str]()
+    for row, key, path in names.named(map(_exact, rows(file, stdin=stdin))):
         asked = _question(row)
         if asked is None and not questions:
-            lack = 'its "question" is empty' if _QUESTION in row.values else f'it has {_shown(row)}, but no "question"'
+            lack = 'its "question" is empty' if _QUESTION in row.values else f'it has {shown(row)}, but no "question"'
             raise row.where.fault(f"{lack}, and none was given with -Q")
-        path = names.path(name, is_of_benchmark=key in _BENCHMARK_KEYS)
         choices = _choices(row)
         window = _window(row)
         fields, gone = _fields(
@@ -73,6 +65,7 @@ def requests_in(
             notice(f'vllava: "{each}" in the jobs is left out, because they have "job_{each}" as well.')
         for question in (asked,) if asked is not None else questions:
             yield JobRequest(path=path, question=question, fields=fields, choices=choices, window=window)
+    on_found(names.found())
 
 
 def _choices(row: JobRow) -> tuple[str, ...]:
@@ -99,33 +92,13 @@ def _exact(row: JobRow) -> JobRow:
         raise row.where.fault("it is nested too deeply") from exc
 
 
-def _folder(file: Path, videos: Path | None) -> str:
-    """Returns the folder of the clips, "" for the current one. Errors: UsageError if `videos` isn't a folder."""
-    if videos is not None and not os.path.isdir(videos):
-        raise UsageError(f"{quoted(videos)} is not a folder: give --videos the folder that the clips are in.")
-    folder = videos or file.parent
-    return "" if folder == Path() else str(folder)
-
-
-def _name(row: JobRow) -> tuple[str, str]:
-    """Returns the key of the field that names the clip, and the name. Errors: UsageError."""
-    for key in NAME_KEYS:
-        value = row.values.get(key)
-        if value is None or value == "":
-            continue
-        if isinstance(value, bool) or not isinstance(value, str | int):
-            raise row.where.fault(f'"{key}" is neither a name nor a number')
-        _check_encodable(str(value), key, row.where)
-        if "\0" in str(value):
-            raise row.where.fault(f'"{key}" has a NUL, which no file name can have')
-        return key, str(value)
-    raise row.where.fault(f"it names no clip: it has {_shown(row)}, and needs one of {', '.join(NAME_KEYS)}")
-
-
-def _shown(row: JobRow) -> str:
-    """Returns the names of a row's fields, "name, q", cut off where they are too long for a message."""
-    text = ", ".join(row.values)
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+def _clip_names(file: Path, videos: Sequence[Path]) -> ClipNames:
+    """Returns what finds the clips: in `videos`, or beside the jobs file. Errors: UsageError for what is no folder."""
+    for folder in videos:
+        if not os.path.isdir(folder):
+            raise UsageError(f"{quoted(folder)} is not a folder: give --videos the folder that the clips are in.")
+    folders = ["" if folder == Path() else str(folder) for folder in videos or (file.parent,)]
+    return ClipNames(*folders, is_deep=bool(videos))
 
 
 def _check_encodable(text: str, key: str, where: Location) -> None:
@@ -164,69 +137,6 @@ def _fields(values: Mapping[str, object], used: set[str]) -> tuple[dict[str, obj
             # Interned, because a million rows have the same few names.
             fields[sys.intern(name)] = value
     return fields, gone
-
-
-class ClipNames:
-    """Finds clips by their names in a folder, "" for the current one; each folder is listed only once."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._listed = cache(_listed)
-        self._known: dict[tuple[str, bool], str] = {}
-        """The paths that were found, by name and `is_of_benchmark`; there are many questions about each clip."""
-
-    def path(self, name: str, *, is_of_benchmark: bool = False) -> str:
-        """Returns the path of the clip with this name; if none is found, the path that it would have in the folder."""
-        path = self._known.get((name, is_of_benchmark))
-        if path is None:
-            found = filter(None, map(self._found, forms(name) if is_of_benchmark else (name,)))
-            path = self._known[name, is_of_benchmark] = next(found, None) or _joined(self._folder, name)
-        return path
-
-    def _found(self, name: str) -> str | None:
-        if os.path.isabs(name) or scheme_of(name):  # noqa: PTH117
-            return name
-        inner, last = os.path.split(name)
-        folder = _joined(self._folder, inner)
-        found = self._listed(folder).get(last)
-        return _joined(folder, found) if found else None
-
-
-def forms(name: str) -> Iterator[str]:
-    """Yields the names that a clip's file may have in a benchmark, the likeliest first.
-
-    "1QIUV7WYKXg" → itself, "v_1QIUV7WYKXg" (ActivityNet-QA) · "7010" → itself, "v_7010", "video7010" (MSRVTT-QA),
-    "vid7010" (MSVD-QA)
-    """
-    inner, last = os.path.split(name)
-    yield name
-    yield _joined(inner, f"v_{last}")
-    if last.isascii() and last.isdecimal():
-        yield _joined(inner, f"video{last}")
-        yield _joined(inner, f"vid{last}")
-
-
-def _listed(folder: str) -> dict[str, str]:
-    """Maps each name in a folder to itself, and each clip's name without its ending to the clip: "a" → "a.avi".
-
-    A folder that can't be read counts as empty: each of its clips becomes a row about a missing file.
-    """
-    try:
-        names = os.listdir(folder or os.curdir)  # noqa: PTH208
-    except OSError:
-        names = []
-    by_stem: dict[str, str] = {}
-    for name in sorted(names, key=_rank, reverse=True):
-        stem, suffix = os.path.splitext(name)  # noqa: PTH122
-        if suffix.lower() in _RANKS:
-            by_stem[stem] = name
-    return by_stem | {name: name for name in names}
-
-
-def _rank(name: str) -> tuple[int, str]:
-    """Returns the sort key of a file name: the likelier ending first, then the name, so that the order is fixed."""
-    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
-    return _RANKS.get(suffix, len(_RANKS)), name
 
 
 class Location(NamedTuple):
