@@ -1,4 +1,4 @@
-"""The clips of a jobs file are found as their users have them: in folders, under other endings, by a benchmark's ids."""
+"""The clips of a jobs file are found as users have them: in folders, under other endings, by a benchmark's ids."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.batch.conftest import rows_of
 from tests.batch.fork_server import Zygote
+from tests.batch.parts import batch_of
 from tests.refusals import refused
 from vllava_cli import demo
 from vllava_cli.batch.clip_names import ClipNames, FoundClips
 from vllava_cli.batch.job_files import requests_in
+from vllava_cli.batch.progress import report_found
+from vllava_cli.batch.request import BatchRequest, RayOptions
 from vllava_cli.errors import UsageError
+from vllava_cli.screen import Screen
 
 pytestmark = pytest.mark.usefixtures("in_a_folder")
 
@@ -98,19 +103,8 @@ def test_a_benchmark_has_forms_of_its_own(names: ClipNames) -> None:
 
 @pytest.mark.parametrize("is_of_benchmark", [False, True])
 def test_what_is_not_there_is_a_path_all_the_same(names: ClipNames, is_of_benchmark: bool) -> None:
-    for name in (
-        "gone",
-        "gone.mp4",
-        "photo",
-        "photo.mp4",
-        "nowhere/a",
-        "..",
-        "",
-        "inner/",
-        "inner.mp4",
-        "²",
-        "x" * 300,
-    ):
+    gone = ("gone", "gone.mp4", "photo", "photo.mp4", "nowhere/a", "..", "", "inner/", "inner.mp4", "²", "x" * 300)
+    for name in gone:
         assert names.path(name, is_of_benchmark=is_of_benchmark) == f"clips/{name}"
         assert ClipNames("gone").path(name, is_of_benchmark=is_of_benchmark) == f"gone/{name}"
 
@@ -128,7 +122,7 @@ def test_absolute_names_and_those_of_the_current_folder_stay_as_they_are(
 
 
 def test_a_folder_is_listed_once(names: ClipNames) -> None:
-    names.path("plain")
+    names.path("gone")
     Path("clips/new.mp4").touch()
     assert names.path("new") == "clips/new"
     assert ClipNames("clips").path("new") == "clips/new.mp4"
@@ -163,12 +157,14 @@ def test_videos_must_be_folders() -> None:
         assert refused(UsageError, paths, written("j.jsonl", {"video": "a"}), "set", name) == expected
 
 
+CAFE = "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
 TREE = (
-    *("one/0001/3238737531.mp4", "one/0002/24.webm", "one/train/same.mp4", "one/test/same.mp4", "one/.hidden/secret.mp4"),
+    *("one/0001/3238737531.mp4", "one/0002/24.webm", "one/train/same.mp4", "one/test/same.mp4"),
+    *("one/1164/5.mp4", "one/x/a\nb.mp4", "one/x/film.mp4", "two/film.mp4", "one/frames/film/1.png"),
     *("one/direct.mp4", "one/copies/direct.mp4", "one/star/scenes/long.avi", "one/tv/s01_clip_00/00001.jpg"),
     *("one/tv/plan/notes.txt", "one/Loud/CLIP.MP4", "one/x/both.webm", "one/x/both.mkv", "one/x/._both.mp4"),
-    *("one/x/v_known.mkv", "two/direct.avi", "two/y/24.mp4", "two/y/same.mp4", "two/own.mp4", "two/caf\N{LATIN SMALL LETTER E WITH ACUTE}.mp4"),
-    *("one/1164/5.mp4", "one/x/a\nb.mp4", "one/x/film.mp4", "two/film.mp4", "one/frames/film/1.png", "one/x/video9.mp4"),
+    *("one/x/v_known.mkv", "two/direct.avi", "two/y/24.mp4", "two/y/same.mp4", "two/own.mp4"),
+    *(f"two/{CAFE}.mp4", "one/x/video9.mp4", "one/.hidden/secret.mp4"),
 )  # fmt: skip
 BELOW = [
     # A name without folders may be in any of them, and the ending may be another.
@@ -204,7 +200,7 @@ BELOW = [
     ("clip", "one/Loud/CLIP.MP4"),
     ("Clip.avi", "one/Loud/CLIP.MP4"),
     ("DIRECT.MP4", "one/direct.mp4"),
-    ("cafe\N{COMBINING ACUTE ACCENT}.mp4", "two/caf\N{LATIN SMALL LETTER E WITH ACUTE}.mp4"),
+    ("cafe\N{COMBINING ACUTE ACCENT}.mp4", f"two/{CAFE}.mp4"),
     # What is hidden, and what isn't there.
     ("secret.mp4", "one/secret.mp4"),
     ("gone.mp4", "one/gone.mp4"),
@@ -291,12 +287,12 @@ def test_the_last_part_of_a_name_is_not_enough_where_it_tells_no_clips_apart() -
             ["a.mp4", "b.mp4", "c", "d"],
         ),
         # A row where that field finds nothing may name its clip in another.
-        (["a.mp4", "b.mp4"], [{"video": "a"}, {"video": "gone", "vid": "b"}, {"vid": "b"}], None, ["a.mp4", "b.mp4", "b.mp4"]),
+        (["a.mp4", "b.mp4"], [{"video": "a"}, {"video": "gone", "vid": "b"}], None, ["a.mp4", "b.mp4"]),
         ([], [{"video_path": "x.mp4", "video": "x"}], "video", ["x"]),
         # A field that names no file isn't in the way of one that does.
         (["a.mp4"], [{"video": "a", "vid": ["b"], "youtube_id": True, "clip_name": "a\0"}], "video", ["a.mp4"]),
     ],
-    ids=["Video-MME", "by number", "EgoSchema", "MSVD-QA", "NExT-QA", "TVQA", "some missing", "mixed", "none", "others"],
+    ids=["Video-MME", "by number", "EgoSchema", "MSVD-QA", "NExT-QA", "TVQA", "some missing", "mixed", "none", "odd"],
 )  # fmt: skip
 def test_the_field_whose_files_are_there_names_the_clips(
     clips: list[str], rows: list[dict[str, object]], key: str | None, found: list[str]
@@ -345,45 +341,59 @@ def test_only_a_name_that_is_not_directly_there_needs_a_walk(monkeypatch: pytest
     monkeypatch.setattr(os, "scandir", lambda folder: walks.append(folder) or real(folder))
     names = ClipNames("clips", is_deep=True)
     assert (names.path("a"), walks) == ("clips/a.mp4", [])
-    assert [names.path(name) for name in ("b", "gone", "B.mp4")] == [
-        "clips/deep/b.mp4",
-        "clips/gone",
-        "clips/deep/b.mp4",
-    ]
+    found = [names.path(name) for name in ("b", "gone", "B.mp4")]
+    assert found == ["clips/deep/b.mp4", "clips/gone", "clips/deep/b.mp4"]
     assert walks == ["clips", "clips/deep"]
 
 
-DEMO = ("batch", "--model", "demo", "--server", "off", "--jobs", "j.jsonl")
-RED = "red-circle-moves-left"
+ALL = FoundClips(folders=("a", ""), total=2000, missing=(), unreadable=(), there=())
+SOME = replace(ALL, missing=("x\n\x1b.mp4", "y", "z" * 70, *"qrstu"))
+NONE = replace(ALL, total=2, missing=("x", "y"), there=("b.mp4", "c.mp4", "d.mp4", "e.mp4"))
+LOCKED = replace(ALL, unreadable=(("a/b", "permission denied"),))
+COUNT = "vllava: 2,000 of 2,000 clips found in 'a', '.'.\n"
+LACK = f"vllava: 1,992 of 2,000 clips found in 'a', '.'; not found: x .mp4, y, …{'z' * 60} and 5 more.\n"
 
 
-def test_what_was_found_is_said_before_the_model_loads_and_the_rest_are_rows(vllava: Zygote, tmp_path: Path) -> None:
-    clip = next(path for path in demo.clips() if path.stem == RED)
-    for folder in ("one/1164", "two"):
-        Path(folder).mkdir(parents=True)
-    shutil.copy(clip, "one/1164/77.mp4")
-    shutil.copy(clip, "two/b.mp4")
-    gone = ["gone\n.mp4", *(f"{letter}.mp4" for letter in "pqrs")]
+@pytest.mark.parametrize(
+    ("found", "of", "is_quiet", "told"),
+    [
+        (ALL, batch_of(), False, ""),
+        (ALL, batch_of(is_dry=True), False, COUNT),
+        (SOME, batch_of(), False, LACK),
+        (SOME, batch_of(), True, ""),
+        (NONE, batch_of(ray=RayOptions()), False, "vllava: 0 of 2 clips found in 'a', '.'; not found: x, y.\n"),
+        (replace(NONE, total=0, missing=()), batch_of(is_dry=True), False, ""),
+        (LOCKED, batch_of(), False, "vllava: 'a/b' can't be read: permission denied. Clips in it aren't found.\n"),
+    ],
+)
+def test_what_was_found_is_said(found: FoundClips, of: BatchRequest, is_quiet: bool, told: str) -> None:
+    err = io.StringIO()
+    report_found(found, of, Screen(err=err, is_quiet=is_quiet))
+    assert err.getvalue() == told
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (NONE, "None of 2 clips is in 'a', '.': the jobs name x, y, and there is b.mp4, c.mp4, d.mp4 and 1 more."),
+        (replace(ALL, total=1, missing=("x",)), "The clip is not in 'a', '.': the jobs name x, and there is no clip."),
+    ],
+)
+def test_a_run_of_which_no_clip_is_found_is_refused(found: FoundClips, said: str) -> None:
+    told = refused(UsageError, report_found, found, batch_of(), Screen(err=io.StringIO()))
+    assert told == f"{said} Give --videos the folder of the clips."
+
+
+def test_clips_from_several_folders_are_answered_and_the_others_are_rows(vllava: Zygote, tmp_path: Path) -> None:
+    clip = next(path for path in demo.clips() if path.stem == "red-circle-moves-left")
+    for name in ("one/1164/77.mp4", "two/b.mp4"):
+        made(name)
+        shutil.copy(clip, name)
     row = {"question": "What happens in this video?"}
-    written("j.jsonl", *({"video": name} | row for name in (77, "b.avi", *gone)))
-    words = (*DEMO, "--videos", "one", "--videos", "two")
-    told = "vllava: 2 of 7 clips found in 'one', 'two'; not found: gone .mp4, p.mp4, q.mp4 and 2 more."
+    written("j.jsonl", *({"video": name} | row for name in (77, "b.avi", "gone")))
+    words = ("batch", "--model", "demo", "--server", "off", "--jobs", "j.jsonl", "--videos", "one", "--videos", "two")
     done = vllava.run(*words, "-o", "out.jsonl", folder=tmp_path)
     rows = {row["path"]: row["answer"] or row["error"]["kind"] for row in rows_of(tmp_path / "out.jsonl")}
-    assert (done.code, done.err.splitlines()[0]) == (1, told)
-    assert rows == {
-        **dict.fromkeys(("one/1164/77.mp4", "two/b.mp4"), "A red circle moves left."),
-        **dict.fromkeys((f"one/{name}" for name in gone), "missing"),
-    }
-    assert told in vllava.run(*words, "--dry-run", folder=tmp_path).err
-    assert told not in vllava.run(*words, "--dry-run", "--quiet", folder=tmp_path).err
-    written("j.jsonl", {"video": "b"} | row)
-    assert vllava.run(*words, "--dry-run", folder=tmp_path).err == "vllava: 1 of 1 clip found in 'one', 'two'.\n"
-    written("j.jsonl", {"video": "p"} | row, {"video": "q"} | row)
-    none = vllava.run(*words, "-o", "none.jsonl", folder=tmp_path)
-    assert (none.code, none.err, Path("none.jsonl").exists()) == (
-        2,
-        "vllava: None of 2 clips that the jobs name is in 'one', 'two': they name p, q, and there is 77.mp4, b.mp4. "
-        "Give --videos the folder of the clips.\n",
-        False,
-    )
+    assert (done.code, done.err.splitlines()[0]) == (1, "vllava: 2 of 3 clips found in 'one', 'two'; not found: gone.")
+    red = "A red circle moves left."
+    assert rows == {"one/1164/77.mp4": red, "two/b.mp4": red, "one/gone": "missing"}

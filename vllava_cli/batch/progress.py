@@ -146,10 +146,9 @@ def report_found(found: FoundClips, batch: BatchRequest, screen: Screen) -> None
         screen.notice(f"vllava: {quoted(Path(folder))} can't be read: {reason}. Clips in it aren't found.")
     if found.missing and len(found.missing) == found.total and not batch.ray:
         there = first_of([_short(name) for name in found.there], most=MOST_MISSING) or "no clip"
-        none = "The clip" if found.total == 1 else f"None of {found.total:,} clips"
+        none = "The clip is not" if found.total == 1 else f"None of {found.total:,} clips is"
         raise UsageError(
-            f"{none} that the jobs name {'is not' if found.total == 1 else 'is'} in {where}: they name {missing}, and "
-            f"there is {there}. Give --videos the folder of the clips."
+            f"{none} in {where}: the jobs name {missing}, and there is {there}. Give --videos the folder of the clips."
         )
     if found.total and (found.missing or batch.is_dry or screen.is_verbose):
         count = f"{found.total - len(found.missing):,} of {counted(found.total, 'clip')} found in {where}"
