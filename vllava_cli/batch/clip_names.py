@@ -90,6 +90,8 @@ class ClipNames:
         """Whether the last part of a name tells clips apart: not in 1/video.mp4, 2/video.mp4."""
         self._by_last: dict[str, tuple[str, ...]] = {}
         """The parts of the names that led to a file by their last part alone, by the file's path."""
+        self._paths: dict[object, str] = {}
+        """The paths of the clips that were found, by the value of that field."""
         self._clips: dict[str, bool] = {}
         """Whether each clip that was named was found."""
 
@@ -153,6 +155,10 @@ class ClipNames:
 
     def _clip_of(self, row: JobRow) -> NamedClip:
         """Finds the clip of a row: by the field that names those of the file or, where it isn't there, by another."""
+        value = row.values.get(self._key or "")
+        path = self._paths.get(value) if type(value) is str or type(value) is int else None
+        if path is not None:
+            return NamedClip(row, self._key or "", path)
         key, name = _first(row, self._key)
         match = self._of_key(key, name)
         if not match.is_sure:
@@ -162,6 +168,8 @@ class ClipNames:
             raise UsageError(f'{row.where}: "{key}" is {name!r}, {match.rival}.')
         if not ("://" in name and scheme_of(name)):
             self._clips[name] = match.is_found
+        if match.is_found and key == self._key:
+            self._paths[row.values[key]] = match.path
         return NamedClip(row, key, match.path)
 
     def _direct(self, names: Sequence[str]) -> Match | None:
@@ -199,9 +207,11 @@ class ClipNames:
     def _nearest(self, places: Sequence[tuple[ClipTree, Place]], parts: tuple[str, ...]) -> Match | None:
         """Chooses the place that has the most folders of a name, in the first tree that has such a place."""
         inner = parts[:-1]
-        most = max(place.shared(inner) for _, place in places)
-        tree = next(tree for tree, place in places if place.shared(inner) == most)
-        near = [place for its, place in places if its is tree and place.shared(inner) == most]
+        shared = [place.shared(inner) if inner else 0 for _, place in places]
+        most = max(shared)
+        best = [pair for pair, count in zip(places, shared, strict=True) if count == most]
+        tree = best[0][0]
+        near = [place for its, place in best if its is tree]
         near = [place for place in near if place.folder == tree.root] or near
         path, *others = sorted(place.path for place in near)
         other = next((each for each in others if not _is_same(path, each)), None)
