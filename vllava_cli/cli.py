@@ -236,7 +236,7 @@ def batch(
     prune: given.Prune = False,
     fail_fast: given.FailFast = False,
     dry_run: given.DryRun = False,
-    choices: given.Choices = None,
+    choices: given.JobChoices = None,
     choice_style: given.ChoiceStyle = "text",
     calibrate: given.Calibrate = False,
     shard: given.ShardWish = None,
@@ -285,7 +285,7 @@ def batch(
         windowing=given.windowing_with(windowing, framing),
         agreeing=given.checked(agreeing, framing, sampling),
         subs=given.subs_of(subs),
-        sampling=given.choosing(sampling, choices, is_calibrated=calibrate),
+        sampling=given.choosing(sampling, choices, is_calibrated=calibrate, has_jobs=jobs is not None),
         limits=limits,
         destination=destination_of(
             output,

@@ -251,6 +251,16 @@ Choices = Annotated[
         show_default="free text",
     ),
 ]
+JobChoices = Annotated[
+    Several | None,
+    typer.Option(
+        **read_by(choices_of),
+        metavar="A,B,...",
+        help="Answer with the likeliest of these texts, separated by commas; rows of --jobs that have options are "
+        "answered with one of their own.",
+        show_default="free text",
+    ),
+]
 ChoiceStyle = Annotated[
     str,
     typer.Option(
@@ -322,7 +332,9 @@ Questions = Annotated[
 Jobs = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="Pairs of clip and question: .jsonl, .json, .csv or .tsv; - is JSONL from stdin."
+        metavar="FILE",
+        help="Clips, questions and options, as benchmarks have them: .jsonl, .json, .csv, .tsv or .parquet; - is JSONL "
+        "from stdin.",
     ),
 ]
 Videos = Annotated[
@@ -616,9 +628,9 @@ def has_letters(style: str) -> bool:
     return style == "letter"
 
 
-def choosing(sampling: Sampling, choices: Several | None, *, is_calibrated: bool) -> Sampling:
-    """Adds --choices and --calibrate to the sampling. Errors: UsageError."""
-    if is_calibrated and not choices:
+def choosing(sampling: Sampling, choices: Several | None, *, is_calibrated: bool, has_jobs: bool = False) -> Sampling:
+    """Adds --choices and --calibrate to the sampling; the rows of a jobs file may have choices. Errors: UsageError."""
+    if is_calibrated and not choices and not has_jobs:
         raise UsageError("--calibrate needs --choices: add --choices yes,no, or leave it out.")
     return replace(sampling, choices=tuple(choices or ()), is_calibrated=is_calibrated)
 

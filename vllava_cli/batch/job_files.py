@@ -40,16 +40,17 @@ def requests_in(
     videos: Path | None,
     questions: tuple[str, ...],
     has_letters: bool = False,
+    unused: dict[str, str] | None = None,
     notice: Callable[[str], object] = lambda _: None,
 ) -> Iterator[JobRequest]:
     """Yields the requests of each row, in order; a row without a question gets each of `questions`.
 
     Clips are looked up in `videos`, or else in the folder of the jobs file; a clip that isn't found still gets a path
-    in that folder. With `has_letters` two options of a row may be equal. `notice` is called with a sentence for each
-    field that can't be copied into the rows. Errors: UsageError for a file that can't be read and for the first damaged
-    row.
+    in that folder. With `has_letters` two options of a row may be equal. `unused` gets the names that fields have in
+    the rows of the output, with those that they have in the file. `notice` is called with a sentence for each field
+    that can't be copied. Errors: UsageError for a file that can't be read and for the first damaged row.
     """
-    names, reported = ClipNames(_folder(file, videos)), set[str]()
+    names, reported, unused = ClipNames(_folder(file, videos)), set[str](), {} if unused is None else unused
     seen: dict[tuple[str, ...], tuple[str, ...]] = {}
     """The choices of all rows: where many rows have the same ones, they are in memory once."""
     for row in map(_exact, rows(file, stdin=stdin, notice=notice)):
@@ -70,6 +71,8 @@ def requests_in(
         for each in sorted(gone - reported):
             reported.add(each)
             notice(f'vllava: "{each}" in the jobs is left out, because they have "job_{each}" as well.')
+        if not unused.keys() >= fields.keys():
+            unused.update((name, name if name in row.values else name.removeprefix("job_")) for name in fields)
         choices = seen.setdefault(choices, choices)
         for question in (asked,) if asked is not None else questions:
             yield JobRequest(path=path, question=question, fields=fields, choices=choices, window=window)

@@ -356,7 +356,8 @@ def _used(sampling: Sampling) -> dict[str, object]:
         blank = ("blank_choice",) * bool(sampling.blank_choice)
         return {name: fields[name] for name in ("choices", "is_calibrated", *blank)}
     unused = {"choices", "is_calibrated", "blank_choice"} | ({"top_p", "seed"} if sampling.temperature == 0 else set())
-    return {name: value for name, value in fields.items() if name not in unused}
+    calibrated = {"is_calibrated": True} if sampling.is_calibrated else {}  # for jobs with choices of their own
+    return calibrated | {name: value for name, value in fields.items() if name not in unused}
 
 
 def spelled(path: str) -> str:
