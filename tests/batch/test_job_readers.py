@@ -123,8 +123,8 @@ def test_without_pyarrow_a_sentence_names_the_extra(monkeypatch: pytest.MonkeyPa
         ('{"v": "a", "question": ["x"]}', "'j.json': the column \"v\" has no values instead of 1."),
         ('{"a": [{"question": "?", "options": ["x"]}]}', "'j.json', row 1 ('a'): \"options\" has one option, and a"),
         (
-            '{"v": {"qa": [{"q": "?"}, {"q": "?", "end": -1}]}}',
-            "'j.json', row 1 ('v'), question 2: \"end\" has -1, which",
+            '{"v": {"qa": [{"q": "?"}, {"q": ""}]}}',
+            "'j.json', row 1 ('v'), question 2: its \"q\" is",
         ),
         ("3", "'j.json' is not a JSON list or object."),
     ],
