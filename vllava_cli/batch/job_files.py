@@ -16,7 +16,7 @@ from typing import BinaryIO
 from vllava_cli.batch.job_fields import Known, choices_of, known_keys, window_of
 from vllava_cli.batch.job_readers import JobRow, rows
 from vllava_cli.batch.job_shapes import ANSWERS
-from vllava_cli.batch.jobs import CHOICES, ROW_KEYS, WINDOW_KEYS, JobRequest
+from vllava_cli.batch.jobs import ROW_KEYS, JobRequest
 from vllava_cli.errors import UsageError, quoted
 from vllava_cli.media.file_check import VIDEO_SUFFIXES
 from vllava_cli.media.remote.policy import scheme_of
@@ -66,7 +66,6 @@ def requests_in(
         fields, gone = _fields(
             _answered(row, key, text_key),
             {key, _QUESTION, text_key, *option_keys, *time_keys},
-            (*((CHOICES,) if choices else ()), *(WINDOW_KEYS if window else ())),
         )
         for each in sorted(gone - reported):
             reported.add(each)
@@ -149,17 +148,15 @@ def _answered(row: JobRow, name_key: str, text_key: str) -> Mapping[str, object]
     return {_KEY: row.where.key, **values} if name_key and row.where.key and _KEY not in values else values
 
 
-def _fields(
-    values: Mapping[str, object], used: Collection[str], own: Collection[str]
-) -> tuple[dict[str, object], set[str]]:
+def _fields(values: Mapping[str, object], used: Collection[str]) -> tuple[dict[str, object], set[str]]:
     """Returns the fields to copy into the row of the result, without the `used` ones, and the keys of those left out.
 
-    The keys of a result's own fields are renamed: "answer" → "job_answer". Those in `own` are its own in this row
-    alone. If there is a "job_answer" already, "answer" is left out.
+    The keys of a result's own fields are renamed: "answer" → "job_answer". If there is a "job_answer" already, "answer"
+    is left out.
     """
     fields, gone = {}, set()
     for key, value in values.items():
-        name = f"job_{key}" if key in ROW_KEYS or key in own else key
+        name = f"job_{key}" if key in ROW_KEYS else key
         if key in used:
             continue
         if name != key and name in values:

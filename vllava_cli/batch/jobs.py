@@ -355,9 +355,9 @@ def _used(sampling: Sampling) -> dict[str, object]:
     if sampling.choices:
         blank = ("blank_choice",) * bool(sampling.blank_choice)
         return {name: fields[name] for name in ("choices", "is_calibrated", *blank)}
-    unused = {"choices", "is_calibrated", "blank_choice"} | ({"top_p", "seed"} if sampling.temperature == 0 else set())
-    calibrated = {"is_calibrated": True} if sampling.is_calibrated else {}  # for jobs with choices of their own
-    return calibrated | {name: value for name, value in fields.items() if name not in unused}
+    unused = {"choices", "blank_choice"} | ({"top_p", "seed"} if sampling.temperature == 0 else set())
+    unused |= set() if sampling.is_calibrated else {"is_calibrated"}  # single jobs may have choices
+    return {name: value for name, value in fields.items() if name not in unused}
 
 
 def spelled(path: str) -> str:
