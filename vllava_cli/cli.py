@@ -236,7 +236,7 @@ def batch(
     prune: given.Prune = False,
     fail_fast: given.FailFast = False,
     dry_run: given.DryRun = False,
-    choices: given.Choices = None,
+    choices: given.JobChoices = None,
     choice_style: given.ChoiceStyle = "text",
     calibrate: given.Calibrate = False,
     shard: given.ShardWish = None,

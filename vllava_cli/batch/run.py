@@ -35,7 +35,7 @@ from vllava_cli.batch.output import Output, opened
 from vllava_cli.batch.preflight import Headers, Preflight
 from vllava_cli.batch.progress import Progress, report_end, report_found, report_plan, report_unreadable, report_unused
 from vllava_cli.batch.request import BatchRequest
-from vllava_cli.batch.rows import Result, RunInfo, check_fields, further_fields, row_of
+from vllava_cli.batch.rows import Result, RunInfo, check_fields, row_of
 from vllava_cli.commands.provenance import AGREEMENT_KEYS
 from vllava_cli.commands.start import cut_notice, warn_of_demo
 from vllava_cli.cues.formats import CUE_FORMATS
@@ -48,6 +48,7 @@ from vllava_cli.media.timeline.sidecars import SUFFIXES, check_apart, finder
 from vllava_cli.nouns import WINDOW_FLAGS, counted
 from vllava_cli.prompt import MOST_LETTERS
 from vllava_cli.screen import Screen
+from vllava_cli.storage.jsonl import readable
 from vllava_cli.times import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:
@@ -164,7 +165,8 @@ def jobs_of(
     If the batch has windows, their clips are divided with the pool, and `division` gets what was found.
     """
     complaints: list[str] = []
-    requests: Iterable[JobRequest] = _requests(batch, complaints.append, screen)
+    unused: dict[str, str] = {}
+    requests: Iterable[JobRequest] = _requests(batch, complaints.append, screen, unused)
     if batch.windowing and pool and division is not None:
         asked = list(requests)
         with screen.progress(lambda: [f"Finding windows: {division.done:,}/{division.total:,} clips"], is_shared=False):
@@ -183,15 +185,17 @@ def jobs_of(
         screen.error(complaint)
     _check_choices(batch, every)
     check_fields(batch.destination.fields, every, info)
-    report_unused(further_fields(every), screen)
+    report_unused(tuple(map(readable, unused.values())), screen)
     path, shard = batch.destination.path, batch.shard
     if shard and path and not batch.is_dry:
         write_lists({shard.number: list_path(path)}, shard.of, every)
     return every, len(complaints)
 
 
-def _requests(batch: BatchRequest, complain: Callable[[str], None], screen: Screen) -> Iterator[JobRequest]:
-    given, stdin = batch.inputs, sys.stdin.buffer if sys.stdin else None
+def _requests(
+    batch: BatchRequest, complain: Callable[[str], None], screen: Screen, unused: dict[str, str]
+) -> Iterator[JobRequest]:
+    stdin, given = sys.stdin.buffer if sys.stdin else None, batch.inputs
     if given.jobs:
         yield from job_files.requests_in(
             given.jobs,
@@ -199,6 +203,7 @@ def _requests(batch: BatchRequest, complain: Callable[[str], None], screen: Scre
             videos=given.videos,
             questions=given.questions,
             has_letters=batch.has_letters,
+            unused=unused,
             notice=screen.notice,
             on_found=lambda found: report_found(found, batch, screen),
         )
