@@ -100,9 +100,9 @@ class Preflight:
             headers.good.sort(key=lambda clip: self._order[clip.jobs[0].path])
             headers.bad.sort(key=lambda pair: self._order[pair[0].jobs[0].path])
             if self._framing:
+                clips = framed(headers.good, self._framing, self._agreeing)
                 has_parts = any(clip.jobs[0].window for clip in headers.good)
-                read = self._pool.frames_of_windows if has_parts else self._pool.frames
-                self.frames = read(framed(headers.good, self._framing, self._agreeing))
+                self.frames = self._pool.frames_of_windows(clips) if has_parts else self._pool.frames(clips)
         except BaseException as exc:
             self._failure = exc
 

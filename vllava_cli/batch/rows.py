@@ -62,8 +62,9 @@ ErrorKind = Literal[
     "missing", "fetch", "unreadable", "changed", "trim", "context", "memory", "overflow", "question", "bug"
 ]
 """missing: no such file · fetch: it can't be fetched from its URL · unreadable: neither a video nor an image, or
-damaged · changed: other bytes than when the run began · trim: --start, --end or --at don't suit the clip · context,
-memory: too little for it · overflow: the model's numbers aren't numbers · question: an empty one · bug: ours."""
+damaged · changed: other bytes than when the run began · trim: --start, --end, --at or a job's times don't suit the
+clip · context, memory: too little for it · overflow: the model's numbers aren't numbers · question: an empty one, or
+one whose choices can't be compared · bug: ours."""
 
 
 @dataclass(frozen=True, kw_only=True)

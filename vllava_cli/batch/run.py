@@ -228,9 +228,8 @@ def _with_own_parts(requests: list[JobRequest], batch: BatchRequest) -> list[Job
     has_parts, has_choices = any(each.window for each in requests), any(each.choices for each in requests)
     if has_parts and batch.windowing:
         name, flag = next(each.path for each in requests if each.window), WINDOW_FLAGS[batch.windowing.by]
-        raise UsageError(
-            f"{flag} divides whole clips, and a job is about a part of {quoted(Path(name))}: leave one out."
-        )
+        part = f"a job is about a part of {quoted(Path(name))}"
+        raise UsageError(f"{flag} divides whole clips, and {part}. Leave {flag} out, or the times of the jobs.")
     names = (*(WINDOW_KEYS if has_parts else ()), *((CHOICES,) if has_choices or batch.has_letters else ()))
     return [freed(each, names) for each in requests] if names else requests
 

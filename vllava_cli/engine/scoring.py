@@ -58,7 +58,7 @@ def log_likelihoods(
     for branches in _passes(options):
         numbers = torch.tensor([number for branch in branches for number in branch.numbers], device=scores.device)
         scores[numbers] += _rest(llama, cache, is_used, branches, cancel)
-    return list(scores.split([len(its) for its in options]))
+    return list(torch.split(scores, [len(its) for its in options]))
 
 
 def probabilities(

@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllava_cli.answers import Sampling
@@ -18,7 +19,7 @@ from vllava_cli.commands.provenance import Loaded, Making, ShownClip, seeded
 from vllava_cli.commands.reach import engine_by, found
 from vllava_cli.commands.start import start
 from vllava_cli.engine.answering import AnswerEngine, AnswerRequest, AnswerResult, Batching
-from vllava_cli.errors import UsageError, quoted
+from vllava_cli.errors import TrimError, UsageError, quoted
 from vllava_cli.imports import gc_paused
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
 from vllava_cli.media.timeline.spoken import Spoken
@@ -124,7 +125,7 @@ class LocalExecutor:
         if not self.control.is_wanted(clip):
             return []
         samples = self._sample_of(clip)
-        error = JobError.of(read.fault, clip.path) if read.fault else change_of(clip)
+        error = fault_of(clip, read.fault, clip.path) if read.fault else change_of(clip) or lack_of_time(clip, frames)
         if samples.has_failed:
             return []
         if frames is None or error:
@@ -292,6 +293,22 @@ def load_engine(
         batch.wishes, tokens, kinds, log, watch, check=lambda _: None, has_clip_cache=batch.has_clip_cache
     )
     return engine
+
+
+def fault_of(clip: ClipJobs, error: Exception, path: Path) -> JobError:
+    """Makes the error of a clip that can't be read from a path; "trim" if it has no frame in the part of its jobs."""
+    found = JobError.of(error, path)
+    if not (clip.jobs[0].window and isinstance(error, TrimError)):
+        return found
+    return replace(found, kind="trim", message=found.message.removeprefix("--"))
+
+
+def lack_of_time(clip: ClipJobs, frames: Frames | None) -> JobError | None:
+    """Returns the error of jobs that ask about a part of an image; None if they don't."""
+    if frames is None or frames.kind == "video" or not clip.jobs[0].window:
+        return None
+    message = f"{quoted(clip.path)} is an image, which has no parts. Leave the times of its jobs out."
+    return JobError(kind="trim", message=message)
 
 
 def change_of(clip: ClipJobs) -> JobError | None:

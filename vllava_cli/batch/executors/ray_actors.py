@@ -137,9 +137,9 @@ def _read(clip: ClipJobs, path: Path, setup: StageSetup) -> DecodedClip:
         decoder.header(path)
         is_early = False
         frames = fitted(spread(decoder.sample(path, framing), framing.fit), setup.recipe, fit=framing.fit)
-        error = local.change_of(clip)
+        error = local.change_of(clip) or local.lack_of_time(clip, frames)
     except Exception as exc:
-        error = JobError.of(exc, path)
+        error = local.fault_of(clip, exc, path)
         if path != clip.path:  # messages about a fetched file show its URL instead
             name = without_secrets(clip.jobs[0].path)
             error = replace(error, message=error.message.replace(quoted(path), name))
