@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 from vllava_cli.batch import job_files
 from vllava_cli.batch.divide import Division, KnownClips
 from vllava_cli.batch.executors import Executor, RunControl, local
+from vllava_cli.batch.job_checks import check_choices, check_schemes, choice_faults, with_own_names
 from vllava_cli.batch.jobs import (
-    CHOICES,
-    WINDOW_KEYS,
     ClipJobs,
     Job,
     JobRequest,
@@ -49,10 +48,8 @@ from vllava_cli.errors import INTERRUPTED, UsageError, quoted
 from vllava_cli.hardware import cpu_cores
 from vllava_cli.interrupt import sigint_flag
 from vllava_cli.media import inputs
-from vllava_cli.media.remote.policy import allowed, scheme_of, without_secrets
 from vllava_cli.media.timeline.sidecars import SUFFIXES, check_apart, finder
-from vllava_cli.nouns import WINDOW_FLAGS, counted
-from vllava_cli.prompt import MOST_LETTERS
+from vllava_cli.nouns import counted
 from vllava_cli.screen import Screen
 from vllava_cli.times import BEGAN_S, Stopwatch
 
@@ -102,7 +99,7 @@ def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch, stack: ExitStack
     every = _with_times(batch, every, division, screen)
     watch.lap("windows") if batch.windowing else None
     jobs = [job for job in every if batch.shard.has(job.id)] if batch.shard else every
-    _check_schemes(batch, jobs)
+    check_schemes(batch, jobs)
     with (
         ends.open_output(batch.destination, jobs, info, screen, every=every, is_dry=batch.is_dry) as out,
         sigint_flag(is_early=lambda: not progress.has_begun) as is_interrupted,
@@ -179,7 +176,7 @@ def jobs_of(
             division.divide((each.path for each in asked), pool, batch.windowing, batch.framing)
         requests = division.requests(asked)
     if batch.inputs.jobs:
-        requests = _with_own_parts(list(requests), batch)
+        requests = with_own_names(list(requests), batch)
     if batch.agreeing:
         requests = [freed(request, AGREEMENT_KEYS) for request in requests]
     every = make_jobs(requests, info.signature, finder(batch.subs))
@@ -189,7 +186,7 @@ def jobs_of(
         check_apart(batch.destination.path, {job.path for job in every})
     for complaint in complaints:
         screen.error(complaint)
-    _check_choices(batch, every)
+    check_choices(batch, every)
     check_fields(batch.destination.fields, every, info)
     report_unused(further_fields(every), screen)
     path, shard = batch.destination.path, batch.shard
@@ -218,43 +215,6 @@ def _requests(
     ):
         for question in given.questions:
             yield JobRequest(path=path, question=question)
-
-
-def _with_own_parts(requests: list[JobRequest], batch: BatchRequest) -> list[JobRequest]:
-    """Frees the names of the fields that rows about parts of clips, or with choices of their own, need themselves.
-
-    Errors: UsageError if clips with parts of their own are to be divided into windows.
-    """
-    has_parts, has_choices = any(each.window for each in requests), any(each.choices for each in requests)
-    if has_parts and batch.windowing:
-        name, flag = next(each.path for each in requests if each.window), WINDOW_FLAGS[batch.windowing.by]
-        part = f"a job is about a part of {quoted(Path(name))}"
-        raise UsageError(f"{flag} divides whole clips, and {part}. Leave {flag} out, or the times of the jobs.")
-    names = (*(WINDOW_KEYS if has_parts else ()), *((CHOICES,) if has_choices or batch.has_letters else ()))
-    return [freed(each, names) for each in requests] if names else requests
-
-
-def _check_choices(batch: BatchRequest, jobs: Sequence[Job]) -> None:
-    """Raises a UsageError for an option about choices where there are none, or more of them than letters."""
-    flag = "--choice-style letter" if batch.has_letters else "--calibrate" if batch.sampling.is_calibrated else ""
-    if not flag or not jobs:
-        return
-    most = max(len(job.choices or batch.sampling.choices) for job in jobs)
-    if not most:
-        raise UsageError(f"{flag} needs choices, and no job has any: add --choices, or leave it out.")
-    if batch.has_letters and most > MOST_LETTERS:
-        raise UsageError(f"--choice-style letter has {MOST_LETTERS} letters, and there are {most} choices: give fewer.")
-
-
-def _check_schemes(batch: BatchRequest, jobs: Sequence[Job]) -> None:
-    """Raises a UsageError for a URL that may not be fetched, before anything is fetched."""
-    schemes = allowed(batch.ray.allowed).schemes if batch.ray else ()
-    for job in jobs:
-        scheme = scheme_of(job.path) if "://" in job.path else None
-        if scheme and not batch.ray:
-            raise UsageError(f"{without_secrets(job.path)} is a URL: add --ray --allow {scheme}, or copy it here.")
-        if scheme and scheme not in schemes:
-            raise UsageError(f"{without_secrets(job.path)} may not be fetched: add --allow {scheme} to permit it.")
 
 
 def _with_times(batch: BatchRequest, jobs: list[Job], division: Division, screen: Screen) -> list[Job]:
@@ -424,6 +384,8 @@ class _Work:
             return worker_pool(batch, self.source, headers.kinds, longest, self.control)
         with screen.waiting("Reading the model's files"):
             tokens = local.read_tokens(self.source)
+        if fault := choice_faults(tokens, (job for clip in headers.good for job in clip.jobs), batch):
+            screen.notice(fault)
         self.watch.lap("the model's files")
         None if self.address else pool.fit_to(tokens.checkpoint.video_recipe)  # a server does that itself
         self.engine = engine = local.find_engine(
