@@ -215,7 +215,9 @@ def test_an_option_about_choices_needs_some(batch: Any, jobs: list[Any], message
 
 
 def test_choices_that_the_model_reads_alike_are_told_before_the_weights_are_read(engine: Engine) -> None:
-    jobs = make_jobs([REQUEST, CHOSEN, *(replace(CHOSEN, choices=("</s>", "< /s>"), question=f"{n}?") for n in "12")], "")
+    jobs = make_jobs(
+        [REQUEST, CHOSEN, *(replace(CHOSEN, choices=("</s>", "< /s>"), question=f"{n}?") for n in "12")], ""
+    )
     fault = "To the model, the choices '</s>' and '< /s>' are the same: leave one out."
     assert choice_faults(engine.tokens, jobs, batch_of()) == (
         f"vllava: the choices of 2 jobs can't be compared, as those of '1?' about 'a.mp4': {fault}"
