@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllava_cli.batch.jobs import CHOICES, WINDOW_KEYS, Job, JobRequest, freed
+from vllava_cli.cues.formats import CUE_FORMATS
 from vllava_cli.errors import UsageError, quoted
 from vllava_cli.media.remote.policy import allowed, scheme_of, without_secrets
 from vllava_cli.nouns import WINDOW_FLAGS, counted
 from vllava_cli.prompt import MOST_LETTERS
 
 if TYPE_CHECKING:
+    from vllava_cli.batch.divide import Division
     from vllava_cli.batch.request import BatchRequest
     from vllava_cli.engine.tokens import Tokens
+    from vllava_cli.screen import Screen
 
 
 def with_own_names(requests: list[JobRequest], batch: BatchRequest) -> list[JobRequest]:
@@ -73,6 +76,20 @@ def check_schemes(batch: BatchRequest, jobs: Sequence[Job]) -> None:
             raise UsageError(f"{without_secrets(job.path)} is a URL: add --ray --allow {scheme}, or copy it here.")
         if scheme and scheme not in schemes:
             raise UsageError(f"{without_secrets(job.path)} may not be fetched: add --allow {scheme} to permit it.")
+
+
+def with_times(batch: BatchRequest, jobs: list[Job], division: Division, screen: Screen) -> list[Job]:
+    """Returns the jobs without those about images, if nothing but cues beside clips is made of the answers.
+
+    Errors: UsageError for an image where another output is about times.
+    """
+    to, images = batch.destination, {path for path, found in division.windows.items() if not found.windows}
+    if images and (to.has_cues or to.is_in_order):
+        raise UsageError(f"{quoted(Path(min(images)))} is an image, which has no time. Leave the windows out.")
+    if not images or to.beside not in CUE_FORMATS:
+        return jobs
+    screen.notice(f"vllava: {counted(len(images), 'image')} without cues: an image has no time.")
+    return jobs if to.path else [job for job in jobs if job.path not in images]
 
 
 def _fault(tokens: Tokens, choices: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from vllava_cli.batch import job_files
 from vllava_cli.batch.divide import Division, KnownClips
 from vllava_cli.batch.executors import Executor, RunControl, local
-from vllava_cli.batch.job_checks import check_choices, check_schemes, choice_faults, with_own_names
+from vllava_cli.batch.job_checks import check_choices, check_schemes, choice_faults, with_own_names, with_times
 from vllava_cli.batch.jobs import (
     ClipJobs,
     Job,
@@ -43,8 +43,7 @@ from vllava_cli.batch.request import BatchRequest, Inputs
 from vllava_cli.batch.rows import Result, RunInfo, check_fields, further_fields, row_of
 from vllava_cli.commands.provenance import AGREEMENT_KEYS
 from vllava_cli.commands.start import cut_notice, warn_of_demo
-from vllava_cli.cues.formats import CUE_FORMATS
-from vllava_cli.errors import INTERRUPTED, UsageError, quoted
+from vllava_cli.errors import INTERRUPTED, UsageError
 from vllava_cli.hardware import cpu_cores
 from vllava_cli.interrupt import sigint_flag
 from vllava_cli.media import inputs
@@ -96,7 +95,7 @@ def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch, stack: ExitStack
     source = (foreseen if batch.is_dry else locate)(batch.wishes, screen.log)
     info = run_info(batch, source)
     every, complaints = jobs_of(batch, info, screen, pool, division)
-    every = _with_times(batch, every, division, screen)
+    every = with_times(batch, every, division, screen)
     watch.lap("windows") if batch.windowing else None
     jobs = [job for job in every if batch.shard.has(job.id)] if batch.shard else every
     check_schemes(batch, jobs)
@@ -229,20 +228,6 @@ def _requests(
     ):
         for question in given.questions:
             yield JobRequest(path=path, question=question)
-
-
-def _with_times(batch: BatchRequest, jobs: list[Job], division: Division, screen: Screen) -> list[Job]:
-    """Returns the jobs without those about images, if nothing but cues beside clips is made of the answers.
-
-    Errors: UsageError for an image where another output is about times.
-    """
-    to, images = batch.destination, {path for path, found in division.windows.items() if not found.windows}
-    if images and (to.has_cues or to.is_in_order):
-        raise UsageError(f"{quoted(Path(min(images)))} is an image, which has no time. Leave the windows out.")
-    if not images or to.beside not in CUE_FORMATS:
-        return jobs
-    screen.notice(f"vllava: {counted(len(images), 'image')} without cues: an image has no time.")
-    return jobs if to.path else [job for job in jobs if job.path not in images]
 
 
 def _subtitle_files(jobs: Sequence[Job]) -> str:
