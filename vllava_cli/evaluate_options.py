@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from vllava_cli.options import one_of
 
 RowFiles = Annotated[
     list[Path], typer.Argument(metavar="ROWS...", help="The rows of vllava batch: files, or the folder of its parts.")
@@ -14,6 +16,25 @@ Gold = Annotated[
     Path | None,
     typer.Option("--gold", metavar="FILE", help="The right answers, if the rows don't have them: .jsonl, .json, .csv."),
 ]
+Form = Annotated[
+    Literal["video-llava", "activitynet-qa", "nextqa", "mvbench", "videomme", "egoschema", "lmms-eval", "jsonl"],
+    typer.Option(
+        "--as",
+        **one_of("video-llava", "activitynet-qa", "nextqa", "mvbench", "videomme", "egoschema", "lmms-eval", "jsonl"),
+        help="The scorer that is to read the answers.",
+    ),
+]
+Exported = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Write this file; with --as lmms-eval this folder, a file for each task.",
+        show_default="stdout",
+    ),
+]
+ReplaceExported = Annotated[bool, typer.Option("--overwrite", help="Replace files that are already there.")]
 By = Annotated[
     list[str] | None,
     typer.Option(
