@@ -34,7 +34,7 @@ def run(request: ExportRequest, screen: Screen) -> int:
     """Returns the exit code. Errors: any VllavaError; nothing is written if a row doesn't fit the form."""
     form, errors = FORMS[request.form], count()
     _check(request)
-    records = _counted(read_records(request.rows, request.gold), request, errors)
+    records = _counted(read_records(request.rows, request.gold, notice=screen.notice), request, errors)
     files = {_target(request, name): lines for name, lines in form.files(records).items()}
     if not request.is_overwriting:
         for target in files:

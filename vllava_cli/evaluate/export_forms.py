@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from vllava_cli.batch.jobs import CHOICES, ROW_KEYS
+from vllava_cli.batch.merge import PART
 from vllava_cli.commands.provenance import AGREEMENT_KEYS
 from vllava_cli.errors import OutputError
 from vllava_cli.evaluate.records import Record
+from vllava_cli.evaluate.row_files import RowPlace
 from vllava_cli.storage.jsonl import portable
 
 ExportForm = Literal[
@@ -213,8 +216,6 @@ def _right(record: Record) -> int:
 def _chosen(record: Record) -> int | None:
     """Returns the place of the answer, None for an error."""
     _check_choices(record)
-    if record.chosen is None and record.error is None:
-        raise _fault(record, f"its answer {record.answer!r:.60} is none of its choices")
     return record.chosen
 
 
@@ -239,7 +240,9 @@ def _task(record: Record) -> str:
 
 
 def _file_stem(record: Record) -> str:
-    return os.path.basename(record.file).split(".")[0]  # noqa: PTH119
+    """Returns the name of the rows' file, or of the folder whose part it is: 'a/moving_count.jsonl' → moving_count."""
+    path = Path(record.file.strip("'"))
+    return (path.parent if PART.fullmatch(path.name) else path).name.split(".")[0]
 
 
 def _stem(record: Record) -> str:
@@ -256,7 +259,7 @@ def _lettered(record: Record, place: int) -> str:
 
 
 def _place(record: Record) -> str:
-    return f"{record.file!r}, line {record.number}"
+    return str(RowPlace(record.file, record.number))
 
 
 def _fault(
