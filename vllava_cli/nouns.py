@@ -5,6 +5,7 @@ Nothing heavy is imported here; numpy appears in annotations alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -241,6 +242,7 @@ class Window:
 
     start_s: float
     end_s: float
+    """Infinite where the part ends with the clip."""
     title: str = ""
     """The name of a chapter."""
     is_held: bool = False
@@ -252,7 +254,7 @@ class Window:
         """Returns the framing that takes its frames from this window."""
         if self.is_held:
             return replace(whole, start_s=None, end_s=None, at_s=(self.start_s,), pick="uniform")
-        return replace(whole, start_s=self.start_s, end_s=self.end_s)
+        return replace(whole, start_s=self.start_s, end_s=None if math.isinf(self.end_s) else self.end_s)
 
 
 @dataclass(frozen=True, kw_only=True)

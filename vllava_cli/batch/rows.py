@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -145,7 +146,8 @@ def row_of(result: Result, info: RunInfo) -> dict[str, Any]:
     if info.has_agreement:
         row |= agreement_row(answer.agreement if answer else None)
     if window := job.window:
-        row |= {"start_s": round(window.start_s, 4), "end_s": round(window.end_s, 4), "title": window.title or None}
+        end_s = None if math.isinf(window.end_s) else round(window.end_s, 4)
+        row |= {"start_s": round(window.start_s, 4), "end_s": end_s, "title": window.title or None}
     if job.sidecar:
         row[SUBS] = making.spoken.row() if making and making.spoken else None
     return {**row, **job.fields}

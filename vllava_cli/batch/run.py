@@ -167,7 +167,11 @@ def jobs_of(
     """
     complaints: list[str] = []
     requests: Iterable[JobRequest] = _requests(
-        batch.inputs, complaints.append, screen, aside=SUFFIXES if batch.subs else ()
+        batch.inputs,
+        complaints.append,
+        screen,
+        aside=SUFFIXES if batch.subs else (),
+        has_letters=batch.has_letters,
     )
     if batch.windowing and pool and division is not None:
         asked = list(requests)
@@ -192,12 +196,22 @@ def jobs_of(
 
 
 def _requests(
-    given: Inputs, complain: Callable[[str], None], screen: Screen, *, aside: Sequence[str] = ()
+    given: Inputs,
+    complain: Callable[[str], None],
+    screen: Screen,
+    *,
+    aside: Sequence[str] = (),
+    has_letters: bool = False,
 ) -> Iterator[JobRequest]:
     stdin = sys.stdin.buffer if sys.stdin else None
     if given.jobs:
         yield from job_files.requests_in(
-            given.jobs, stdin=stdin, videos=given.videos, questions=given.questions, notice=screen.notice
+            given.jobs,
+            stdin=stdin,
+            videos=given.videos,
+            questions=given.questions,
+            has_letters=has_letters,
+            notice=screen.notice,
         )
         return
     for path in inputs.paths(
