@@ -394,9 +394,11 @@ def score(
     *,
     rows: judged.RowFiles,
     gold: judged.Gold = None,
+    gold_as: judged.GoldAs = "auto",
     by: judged.By = None,
     against: judged.Against = None,
     plot: judged.Plot = None,
+    overwrite: given.Overwrite = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: given.Quiet = False,
 ) -> int:
@@ -404,7 +406,14 @@ def score(
     from vllava_cli.evaluate import score as command
 
     request = command.ScoreRequest(
-        rows=tuple(rows), gold=gold, by=tuple(by or ()), against=against, is_json=json, plot=plot
+        rows=tuple(rows),
+        gold=gold,
+        gold_form=gold_as,
+        by=tuple(by or ()),
+        against=against,
+        is_json=json,
+        plot=plot,
+        is_overwriting=overwrite,
     )
     return command.run(request, Screen(is_quiet=quiet))
 
@@ -415,6 +424,7 @@ def export(
     rows: judged.RowFiles,
     form: judged.Form = "jsonl",
     gold: judged.Gold = None,
+    gold_as: judged.GoldAs = "auto",
     output: judged.Exported = None,
     overwrite: judged.ReplaceExported = False,
     quiet: given.Quiet = False,
@@ -422,7 +432,9 @@ def export(
     """Write the rows of a batch in the form that another scorer reads."""
     from vllava_cli.evaluate import export as command
 
-    request = command.ExportRequest(rows=tuple(rows), form=form, gold=gold, output=output, is_overwriting=overwrite)
+    request = command.ExportRequest(
+        rows=tuple(rows), form=form, gold=gold, gold_form=gold_as, output=output, is_overwriting=overwrite
+    )
     return command.run(request, Screen(is_quiet=quiet))
 
 

@@ -30,7 +30,7 @@ def row(number: int, answer: str | None = "blue", **fields: object) -> dict[str,
     """The row of a choice between four colours, of which blue (C) is right, by text unless its `answer` is a letter."""
     names = ("A", "B", "C", "D") if answer and len(answer) == 1 else COLOURS
     return {
-        "id": f"{number:032x}",
+        "id": f"{next(IDS):032x}",
         "path": f"clips/{number}.mp4",
         "question": "Which colour?",
         "answer": answer,

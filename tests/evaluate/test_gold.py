@@ -110,8 +110,8 @@ def test_a_gold_file_that_fits_no_row_names_the_fields_of_both() -> None:
     message = refused(UsageError, rights, "a.json", '[{"sample": 1, "answer": "red"}]', [row(task="colour")])
     assert message == (
         "--gold 'a.json' fits no row: its answers have sample, answer; the rows have id, path, question, answer, "
-        "model, error, task. Answers are found by one of id, question_id, qid, q_uid, uid, key, or by the clip's name and the "
-        "question."
+        "model, error, task. Answers are found by one of id, question_id, qid, q_uid, uid, key, or by the clip's name "
+        "and the question."
     )
     message = refused(UsageError, rights, "a.json", '[{"uid": 1, "answer": "red"}]', [row(uid=2)])
     assert message.startswith("--gold 'a.json' fits no row: its answers have uid, answer; the rows have id,")

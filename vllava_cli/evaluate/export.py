@@ -10,6 +10,7 @@ from pathlib import Path
 from vllava_cli.commands.sheets import check_free
 from vllava_cli.errors import OutputError, UsageError, quoted
 from vllava_cli.evaluate.export_forms import FORMS, OF_FILES, ONE, ExportForm
+from vllava_cli.evaluate.gold import GoldForm
 from vllava_cli.evaluate.records import Record, read_records
 from vllava_cli.nouns import counted
 from vllava_cli.screen import Screen
@@ -25,6 +26,7 @@ class ExportRequest:
     rows: tuple[Path, ...]
     form: ExportForm
     gold: Path | None = None
+    gold_form: GoldForm = "auto"
     output: Path | None = None
     """A file, or a folder where the form has several files; None is stdout."""
     is_overwriting: bool = False
@@ -34,7 +36,9 @@ def run(request: ExportRequest, screen: Screen) -> int:
     """Returns the exit code. Errors: any VllavaError; nothing is written if a row doesn't fit the form."""
     form, errors = FORMS[request.form], count()
     _check(request)
-    records = _counted(read_records(request.rows, request.gold, notice=screen.notice), request, errors)
+    records = _counted(
+        read_records(request.rows, request.gold, request.gold_form, notice=screen.notice), request, errors
+    )
     files = {_target(request, name): lines for name, lines in form.files(records).items()}
     if not request.is_overwriting:
         for target in files:

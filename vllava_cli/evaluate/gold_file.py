@@ -102,7 +102,7 @@ class GoldAnswers:
             if place == len(values):
                 values.append(answer)
             elif values[place] != answer:
-                return {}, [], str(value if isinstance(value, str) else " and ".join(value))
+                return {}, [], value if isinstance(value, str) else " and ".join(value)
         return places, values, ""
 
     def _misfit(self, gold: Mapping[str, Any], row: Mapping[str, Any], doubt: str = "") -> UsageError:
@@ -126,7 +126,7 @@ def _ways(gold: Mapping[str, Any], row: Mapping[str, Any]) -> Iterator[_Way]:
             yield _Way((_CLIP, _QUESTION), (_CLIP, _QUESTION))
 
 
-def _value_of(row: Mapping[str, Any], fields: tuple[str, ...]) -> object:
+def _value_of(row: Mapping[str, Any], fields: tuple[str, ...]) -> str | tuple[str, ...] | None:
     """Returns the values of some fields as text; None if the row lacks one."""
     found = [clip_key(row) if field == _CLIP else row.get(field) for field in fields]
     if any(value is None for value in found):
