@@ -88,8 +88,8 @@ def test_each_line_for_video_llava_is_a_python_literal_and_json_alike() -> None:
     assert err == "vllava: 1 row without an answer: written with an empty pred, which the judge sees.\n"
 
 
-def test_activitynet_qa_gets_a_list_of_answers_as_they_are() -> None:
-    out, _ = export("activitynet-qa", opened(1, "yes", question_id="v_a_1"), opened(2, None, question_id="v_a_2"))
+def test_activitynet_qa_gets_answers_as_its_annotations_write_them() -> None:
+    out, _ = export("activitynet-qa", opened(1, "Yes.", question_id="v_a_1"), opened(2, None, question_id="v_a_2"))
     gold = {"v_a_1": "yes", "v_a_2": "no"}
     preds = json.loads(out)
     assert [gold[each["question_id"]] == each["answer"] for each in preds] == [True, False]

@@ -48,8 +48,13 @@ def _judged(id: str | int, record: Record) -> dict[str, object]:
 
 
 def _activitynet_qa(records: Iterable[Record]) -> _Files:
-    found = [{"question_id": id, "answer": each.answer or ""} for id, each in _by_id(records, _own_id)]
-    return _whole(found)
+    """Answers as the annotations write them, without capitals and full stop: the script asks for equal texts."""
+    found = _by_id(records, _own_id)
+    return _whole([{"question_id": id, "answer": _worded(each.answer or "")} for id, each in found])
+
+
+def _worded(answer: str) -> str:
+    return answer.strip().removesuffix(".").lower()
 
 
 def _nextqa(records: Iterable[Record]) -> _Files:
