@@ -51,7 +51,7 @@ def run(request: ScoreRequest, screen: Screen) -> int:
         if not fields:
             raise UsageError("There are no rows. Name what vllava batch wrote.")
         for grouping in tally.by.values():
-            if grouping.is_missing:
+            if grouping.is_missing and grouping.field.partition(".")[0] not in fields:
                 names = ", ".join(fields[:_MOST_NAMES])
                 raise UsageError(f"--by {grouping.field!r} is a field of no row: they have {names}.")
     with screen.waiting("Computing intervals"):

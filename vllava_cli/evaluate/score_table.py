@@ -98,7 +98,7 @@ def _against(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         sides = f"only these {found['only_first_right']:,}, only the other {found['only_second_right']:,}"
         rows.append(("right", f"both {found['both_right']:,}, {sides}, neither {found['neither_right']:,}"))
         gain = _with_ends(found["gain"], sign="+", unit="points")
-        rows.append(("the other's gain", f"{gain}, McNemar p = {found['mcnemar_p']:.3g}"))
+        rows.append(("gain of the other", f"{gain}, McNemar p = {found['mcnemar_p']:.3g}"))
     changed = found["changed"]
     rows.append(("changed", f"{counted(len(changed), 'answer')}{_more(changed)}"))
     rows += [("", _change(each)) for each in changed[:MOST_CHANGED]]

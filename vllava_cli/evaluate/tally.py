@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _NOTHING = Match(0.0, 0.0, 0.0)
 NONE = "(none)"
+_PARTS = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)|(\D+)", re.ASCII)
 
 
 class Kind(IntEnum):
@@ -183,6 +184,6 @@ def _shown(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _natural(text: str) -> tuple[bool, bool, float, str]:
-    number = float(text) if re.fullmatch(r"-?\d{1,15}(\.\d{1,15})?", text, re.ASCII) else None
-    return text == NONE, number is None, number or 0.0, text
+def _natural(text: str) -> tuple[bool, list[tuple[float, str]]]:
+    """Returns the sort key of a value: "task 2" before "task 10", 0.5 before 2, and rows without a value at the end."""
+    return text == NONE, [(float(number or "inf"), rest) for number, rest in _PARTS.findall(text)]
