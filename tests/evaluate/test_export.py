@@ -80,9 +80,9 @@ def test_each_line_for_video_llava_is_a_python_literal_and_json_alike() -> None:
     lines = io.StringIO(out).readlines()
     found = [ast.literal_eval(line.strip()) for line in lines]
     assert found == [
-        {"id": 7, "question": "What is it?", "answer": "red star", "pred": hard},
+        {"id": "7", "question": "What is it?", "answer": "red star", "pred": hard},
         {"id": "v_2", "question": "What is it?", "answer": "red star", "pred": ""},
-        {"id": 1, "question": "Which colour?", "answer": "blue", "pred": "blue"},
+        {"id": "1", "question": "Which colour?", "answer": "blue", "pred": "blue"},
     ]
     assert found == [json.loads(line) for line in lines]
     assert err == "vllava: 1 row without an answer: written with an empty pred, which the judge sees.\n"
@@ -196,6 +196,7 @@ FAULTS: tuple[tuple[ExportForm, Row, str], ...] = (
     ("nextqa", row(2, qid=[1]), 'its "qid" is neither text nor a whole number'),
     ("video-llava", opened(2), 'it has no "question_id" or "qid" or "job_id" or "q_uid"'),
     ("video-llava", opened(2, qid=2, job_answer=None), "its right answer isn't known"),
+    ("video-llava", opened(2, qid="a/b"), "its id 'a/b' has a slash"),
     ("videomme", row(2, question_id="2-1"), 'it has no "duration"'),
     ("videomme", row(2, question_id="2-1", **VIDEO | {"duration": "9"}), "its \"duration\" is '9', which is none of"),
     ("lmms-eval", row(2, doc_id="x"), "its \"doc_id\" is 'x', which is not the number of a document"),

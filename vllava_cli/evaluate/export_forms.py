@@ -44,7 +44,10 @@ def _video_llava(records: Iterable[Record]) -> _Files:
 
 
 def _judged(id: str | int, record: Record) -> dict[str, object]:
-    return {"id": id, "question": record.question, "answer": _gold(record), "pred": record.answer or ""}
+    """Makes the object of a line. Its id is text, as the script keeps each verdict in a file of that name."""
+    if "/" in str(id):
+        raise _fault(record, f"its id {id!r} has a slash, and Video-LLaVA's script names a file by it")
+    return {"id": str(id), "question": record.question, "answer": _gold(record), "pred": record.answer or ""}
 
 
 def _activitynet_qa(records: Iterable[Record]) -> _Files:
