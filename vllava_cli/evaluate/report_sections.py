@@ -1,0 +1,291 @@
+"""The sections of a report, one for each clip or part of a clip: its questions with answers, gold and probabilities."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import repeat
+from typing import Any, Literal, get_args
+
+from vllava_cli.batch.jobs import CHOICES, CLIP_STATE, PATH_BYTES, ROW_KEYS, SUBS, WINDOW_KEYS
+from vllava_cli.commands.provenance import AGREEMENT_KEYS, MADE_WITH
+from vllava_cli.errors import OutputError
+from vllava_cli.evaluate.records import Record
+from vllava_cli.nouns import DEFAULT_MODEL, Fit, Framing
+from vllava_cli.storage.fields import Fields
+from vllava_cli.storage.session_file import read_framing
+from vllava_cli.times import span
+
+Verdict = Literal["right", "wrong", "differs", "unknown", "error"]
+VERDICTS: Mapping[Verdict, str] = {
+    "right": "Right",
+    "wrong": "Wrong",
+    "differs": "Not the text of the right answer",
+    "unknown": "No right answer is known",
+    "error": "Error",
+}
+MOST_VALUES = 40
+"""A field, or the answers, with more different values than this can't be chosen from a list."""
+MOST_LISTED = 3
+_OWN = {*ROW_KEYS, *WINDOW_KEYS, *AGREEMENT_KEYS, CHOICES, SUBS, PATH_BYTES, "job_answer", "gold", "clips", "subs", "id"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bar:
+    """One choice: its probability, None for an error, and whether it is the answer and the right one."""
+
+    text: str
+    share: float | None
+    is_chosen: bool
+    is_right: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shown:
+    """One row as the page shows it."""
+
+    id: str
+    question: str
+    answer: str | None
+    gold: str | None
+    verdict: Verdict
+    bars: tuple[Bar, ...]
+    confidence: float | None
+    """The probability of the answer; None without choices."""
+    seconds: float | None
+    kind: str | None
+    """The kind of an error."""
+    message: str
+    groups: tuple[tuple[str, str], ...]
+    """Pairs of a field of the job and its value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shot:
+    """A clip as a row says that the model saw it."""
+
+    path: str
+    framing: Framing
+    model: str
+    is_known: bool = True
+    """False if the row doesn't say how the clip was shown, as that of an error; then the framing is the usual one."""
+    state: tuple[int, int] | None = field(default=None, compare=False)
+    """The size of the file in bytes and the time of its last change in nanoseconds, when the row was made."""
+    times_s: tuple[float, ...] = field(default=(), compare=False)
+
+
+@dataclass(kw_only=True)
+class Section:
+    """Clips that are asked about together, usually one, and the rows about them."""
+
+    shots: tuple[Shot, ...]
+    part: str = ""
+    """The part of the clip that the questions are about: "00:00:01-00:00:02  Kitchen"."""
+    asked: list[Shown] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return ", ".join(shot.path for shot in self.shots)
+
+
+@dataclass(kw_only=True)
+class Contents:
+    """All that a page shows but the pictures."""
+
+    sections: list[Section] = field(default_factory=list)
+    facts: dict[str, Counter[str]] = field(default_factory=dict)
+    """The settings of the run: a name, and how many rows have each value."""
+    verdicts: Counter[Verdict] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    answers: Counter[str] = field(default_factory=Counter)
+    groups: dict[str, Counter[str]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        return self.verdicts.total()
+
+    @property
+    def settings(self) -> Iterator[tuple[str, str]]:
+        """Pairs of a setting and its values, the most frequent first; of many only some are named."""
+        for name, values in self.facts.items():
+            named = [value for value, _ in values.most_common(MOST_LISTED)]
+            more = len(values) - len(named)
+            yield name, ", ".join(named) + (f" and {more} more" if more else "")
+
+    @property
+    def chosen_by(self) -> dict[str, list[str]]:
+        """The fields by whose values rows can be chosen, those with few enough values, and the values in order."""
+        few = {name: values for name, values in self.groups.items() if 1 < len(values) <= MOST_VALUES}
+        return {name: sorted(values) for name, values in few.items()}
+
+    @property
+    def listed_answers(self) -> list[str]:
+        return sorted(self.answers) if 1 < len(self.answers) <= MOST_VALUES else []
+
+
+def contents_of(records: Iterable[Record]) -> Contents:
+    """Groups records by what the model was shown; a row that doesn't say it joins the others about the same part."""
+    found = Contents()
+    known: dict[object, Section] = {}
+    by_part: dict[object, Section] = {}
+    loose: list[tuple[Section, object]] = []
+    for record in records:
+        shots, part = _shots(record.values, record.path), _part(record.values)
+        place = tuple(shot.path for shot in shots), part
+        section = known.get((shots, part))
+        if section is None:
+            section = known[shots, part] = Section(shots=shots, part=part)
+            found.sections.append(section)
+            if all(shot.is_known for shot in shots):
+                by_part.setdefault(place, section)
+            else:
+                loose.append((section, place))
+        section.asked.append(_noted(record, found))
+    for section, place in loose:
+        if other := by_part.get(place):
+            other.asked += section.asked
+            section.asked.clear()
+    found.sections = [section for section in found.sections if section.asked]
+    return found
+
+
+def _noted(record: Record, found: Contents) -> Shown:
+    """Makes what is shown of a record, and counts it."""
+    shown = _shown(record)
+    found.verdicts[shown.verdict] += 1
+    if shown.kind:
+        found.errors[shown.kind] += 1
+    if shown.answer is not None:
+        _count(found.answers, shown.answer)
+    for name, value in shown.groups:
+        _count(found.groups.setdefault(name, Counter()), value)
+    for name, value in _facts(record.values):
+        _count(found.facts.setdefault(name, Counter()), value)
+    return shown
+
+
+def _count(counts: Counter[str], value: str) -> None:
+    """Counts a value, but keeps few values that are of no use because there are too many."""
+    if value in counts or len(counts) <= MOST_VALUES:
+        counts[value] += 1
+
+
+def _shown(record: Record) -> Shown:
+    shares = record.probabilities or (None,) * len(record.choices)
+    error = record.values.get("error")
+    seconds = record.values.get("seconds")
+    bars = tuple(
+        Bar(text=text, share=_number(share), is_chosen=place == record.chosen, is_right=place == record.right)
+        for place, (text, share) in enumerate(zip(record.choices, shares, strict=False))
+    )
+    return Shown(
+        id=record.id,
+        question=record.question,
+        answer=record.answer,
+        gold=record.gold,
+        verdict=verdict_of(record),
+        bars=bars,
+        confidence=next((bar.share for bar in bars if bar.is_chosen), None),
+        seconds=_number(seconds),
+        kind=record.error,
+        message=str(error.get("message", "")) if isinstance(error, dict) else "",
+        groups=tuple((str(name), _text(value)) for name, value in record.values.items() if _is_group(name, value)),
+    )
+
+
+def verdict_of(record: Record) -> Verdict:
+    """Compares an answer with the right one: choices by their places, other texts without case and outer spaces."""
+    if record.error is not None:
+        return "error"
+    if record.right is not None:
+        return "right" if record.chosen == record.right else "wrong"
+    if record.gold is None or record.answer is None:
+        return "unknown"
+    return "right" if _plain(record.answer) == _plain(record.gold) else "differs"
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split()).rstrip(".")
+
+
+def _is_group(name: str, value: object) -> bool:
+    return name not in _OWN and isinstance(value, str | int) and len(str(value)) <= 80
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _part(row: Mapping[str, Any]) -> str:
+    start_s, end_s, title = _number(row.get("start_s")), _number(row.get("end_s")), row.get("title")
+    times = span(start_s, end_s) if start_s is not None and end_s is not None else ""
+    return "  ".join(filter(None, [times, str(title) if times and title else ""]))
+
+
+def _shots(row: Mapping[str, Any], path: str) -> tuple[Shot, ...]:
+    """Finds the clips of a row: batch has one, `ask --json` a list. What can't be understood counts as missing."""
+    listed = row.get("clips")
+    clips = listed if isinstance(listed, list) and all(isinstance(clip, dict) for clip in listed) else []
+    named = clips or [{"path": path, "frame_times_s": row.get("frame_times_s")}]
+    framings = _framings(row)
+    is_known = len(framings) == len(named)
+    usual = Framing(start_s=_number(row.get("start_s")), end_s=_number(row.get("end_s")))
+    state = row.get(CLIP_STATE)
+    size, mtime_ns = (state.get("bytes"), state.get("mtime_ns")) if isinstance(state, dict) else (None, None)
+    return tuple(
+        Shot(
+            path=str(clip.get("path", "")),
+            framing=framing,
+            model=str(row.get("model") or DEFAULT_MODEL),
+            is_known=is_known,
+            state=(size, mtime_ns) if isinstance(size, int) and isinstance(mtime_ns, int) else None,
+            times_s=_times(clip.get("frame_times_s")),
+        )
+        for clip, framing in zip(named, framings if is_known else repeat(usual), strict=False)
+    )
+
+
+def _times(value: object) -> tuple[float, ...]:
+    times = [_number(each) for each in value] if isinstance(value, list) else []
+    return tuple(time_s for time_s in times if time_s is not None)
+
+
+def _framings(row: Mapping[str, Any]) -> tuple[Framing, ...]:
+    """Reads how each clip was shown: () if the row doesn't say it."""
+    try:
+        made = Fields(row, "row", error=OutputError).inside(MADE_WITH)
+        fit = made.one_of("fit", get_args(Fit))
+        return made.each("clips", lambda clips, place: read_framing(clips.inside(place), fit))
+    except OutputError:
+        return ()
+
+
+def _facts(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields the settings that a row names, as the head of the page shows them."""
+    made = row.get(MADE_WITH)
+    made = made if isinstance(made, dict) else {}
+    sampling, versions = made.get("sampling"), made.get("versions")
+    found = {
+        "Model": row.get("model"),
+        "Revision": row.get("revision"),
+        "Precision": row.get("precision"),
+        "Device": made.get("device"),
+        "Quantisation": made.get("quantisation"),
+        "Fit": made.get("fit"),
+        "Sampling": _sampling(sampling) if isinstance(sampling, dict) else None,
+        "Versions": ", ".join(f"{name} {text}" for name, text in versions.items()) if isinstance(versions, dict) else "",
+    }
+    yield from ((name, str(value)) for name, value in found.items() if value)
+
+
+def _sampling(sampling: Mapping[str, Any]) -> str:
+    if sampling.get("choices"):
+        return "the likeliest of the choices" + (", calibrated" if sampling.get("is_calibrated") else "")
+    temperature = _number(sampling.get("temperature")) or 0.0
+    drawn = f"temperature {temperature:g}, top-p {sampling.get('top_p')}" if temperature else "greedy"
+    return f"{drawn}, at most {sampling.get('max_new_tokens')} tokens"
