@@ -86,8 +86,12 @@ def page(contents: Contents, sheets: SheetFolder, environment: Environment) -> I
     style, script = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     return environment.get_template("report.html.j2").generate(
         version=__version__,
+        title=f"{counted(contents.rows, 'answer')} about {counted(len(contents.sections), 'clip')}",
         contents=contents,
+        scores=scores(contents),
         verdicts=VERDICTS,
+        answers={answer: place for place, answer in enumerate(contents.listed_answers, 1)},
+        numbers={pair: place for place, pair in enumerate(contents.group_values, 1)},
         sections=((section, _pictures(section, sheets)) for section in contents.sections),
         policy=f"default-src 'none'; img-src data:; style-src {digest(style)}; script-src {digest(script)}; "
         "base-uri 'none'; form-action 'none'",
@@ -96,14 +100,23 @@ def page(contents: Contents, sheets: SheetFolder, environment: Environment) -> I
     )
 
 
+def scores(contents: Contents) -> list[str]:
+    """Says how many of the answers with a known right answer are right, as far as there are any."""
+    right, wrong, differing = (contents.verdicts[verdict] for verdict in ("right", "wrong", "differs"))
+    known = right + wrong + differing
+    return (
+        [f"{right:,} of the {known:,} answers whose right answer is known are right: {right / known:.3f}."]
+        if known
+        else []
+    )
+
+
 def environment_of() -> Environment:
     """Makes the Jinja2 environment, in which each text is escaped. Errors: UsageError if Jinja2 isn't installed."""
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as exc:
-        raise UsageError(
-            "vllava report needs Jinja2, which isn't installed: pip install 'vllava[evaluate]'."
-        ) from exc
+        raise UsageError("vllava report needs Jinja2, which isn't installed: pip install 'vllava[evaluate]'.") from exc
     return Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,

@@ -21,14 +21,26 @@ Verdict = Literal["right", "wrong", "differs", "unknown", "error"]
 VERDICTS: Mapping[Verdict, str] = {
     "right": "Right",
     "wrong": "Wrong",
-    "differs": "Not the text of the right answer",
-    "unknown": "No right answer is known",
+    "differs": "Differs",
+    "unknown": "No right answer",
     "error": "Error",
 }
 MOST_VALUES = 40
 """A field, or the answers, with more different values than this can't be chosen from a list."""
 MOST_LISTED = 3
-_OWN = {*ROW_KEYS, *WINDOW_KEYS, *AGREEMENT_KEYS, CHOICES, SUBS, PATH_BYTES, "job_answer", "gold", "clips", "subs", "id"}
+_OWN = {
+    *ROW_KEYS,
+    *WINDOW_KEYS,
+    *AGREEMENT_KEYS,
+    CHOICES,
+    SUBS,
+    PATH_BYTES,
+    "job_answer",
+    "gold",
+    "clips",
+    "subs",
+    "id",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,8 +97,10 @@ class Section:
     asked: list[Shown] = field(default_factory=list)
 
     @property
-    def name(self) -> str:
-        return ", ".join(shot.path for shot in self.shots)
+    def names(self) -> list[tuple[str, str]]:
+        """Pairs of the folder and the name of each clip: a/b/c.mp4 → ("a/b/", "c.mp4")."""
+        cut = [shot.path.rstrip("/").rpartition("/") for shot in self.shots]
+        return [(folder + slash, name) for folder, slash, name in cut]
 
 
 @dataclass(kw_only=True)
@@ -120,6 +134,10 @@ class Contents:
         return {name: sorted(values) for name, values in few.items()}
 
     @property
+    def group_values(self) -> list[tuple[str, str]]:
+        return [(name, value) for name, values in self.chosen_by.items() for value in values]
+
+    @property
     def listed_answers(self) -> list[str]:
         return sorted(self.answers) if 1 < len(self.answers) <= MOST_VALUES else []
 
@@ -142,8 +160,8 @@ def contents_of(records: Iterable[Record]) -> Contents:
             else:
                 loose.append((section, place))
         section.asked.append(_noted(record, found))
-    for section, place in loose:
-        if other := by_part.get(place):
+    for section, where in loose:
+        if other := by_part.get(where):
             other.asked += section.asked
             section.asked.clear()
     found.sections = [section for section in found.sections if section.asked]
@@ -173,8 +191,6 @@ def _count(counts: Counter[str], value: str) -> None:
 
 def _shown(record: Record) -> Shown:
     shares = record.probabilities or (None,) * len(record.choices)
-    error = record.values.get("error")
-    seconds = record.values.get("seconds")
     bars = tuple(
         Bar(text=text, share=_number(share), is_chosen=place == record.chosen, is_right=place == record.right)
         for place, (text, share) in enumerate(zip(record.choices, shares, strict=False))
@@ -187,9 +203,9 @@ def _shown(record: Record) -> Shown:
         verdict=verdict_of(record),
         bars=bars,
         confidence=next((bar.share for bar in bars if bar.is_chosen), None),
-        seconds=_number(seconds),
+        seconds=_number(record.values.get("seconds")),
         kind=record.error,
-        message=str(error.get("message", "")) if isinstance(error, dict) else "",
+        message=str(_object(record.values.get("error")).get("message", "")),
         groups=tuple((str(name), _text(value)) for name, value in record.values.items() if _is_group(name, value)),
     )
 
@@ -217,6 +233,10 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
@@ -234,9 +254,9 @@ def _shots(row: Mapping[str, Any], path: str) -> tuple[Shot, ...]:
     named = clips or [{"path": path, "frame_times_s": row.get("frame_times_s")}]
     framings = _framings(row)
     is_known = len(framings) == len(named)
-    usual = Framing(start_s=_number(row.get("start_s")), end_s=_number(row.get("end_s")))
-    state = row.get(CLIP_STATE)
-    size, mtime_ns = (state.get("bytes"), state.get("mtime_ns")) if isinstance(state, dict) else (None, None)
+    usual = repeat(Framing(start_s=_number(row.get("start_s")), end_s=_number(row.get("end_s"))))
+    state = _object(row.get(CLIP_STATE))
+    size, mtime_ns = state.get("bytes"), state.get("mtime_ns")
     return tuple(
         Shot(
             path=str(clip.get("path", "")),
@@ -246,7 +266,7 @@ def _shots(row: Mapping[str, Any], path: str) -> tuple[Shot, ...]:
             state=(size, mtime_ns) if isinstance(size, int) and isinstance(mtime_ns, int) else None,
             times_s=_times(clip.get("frame_times_s")),
         )
-        for clip, framing in zip(named, framings if is_known else repeat(usual), strict=False)
+        for clip, framing in zip(named, framings if is_known else usual, strict=False)
     )
 
 
@@ -267,9 +287,8 @@ def _framings(row: Mapping[str, Any]) -> tuple[Framing, ...]:
 
 def _facts(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yields the settings that a row names, as the head of the page shows them."""
-    made = row.get(MADE_WITH)
-    made = made if isinstance(made, dict) else {}
-    sampling, versions = made.get("sampling"), made.get("versions")
+    made = _object(row.get(MADE_WITH))
+    sampling, versions = _object(made.get("sampling")), _object(made.get("versions"))
     found = {
         "Model": row.get("model"),
         "Revision": row.get("revision"),
@@ -277,8 +296,8 @@ def _facts(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "Device": made.get("device"),
         "Quantisation": made.get("quantisation"),
         "Fit": made.get("fit"),
-        "Sampling": _sampling(sampling) if isinstance(sampling, dict) else None,
-        "Versions": ", ".join(f"{name} {text}" for name, text in versions.items()) if isinstance(versions, dict) else "",
+        "Sampling": _sampling(sampling) if sampling else None,
+        "Versions": ", ".join(f"{name} {text}" for name, text in versions.items()) if versions else None,
     }
     yield from ((name, str(value)) for name, value in found.items() if value)
 

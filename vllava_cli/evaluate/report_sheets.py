@@ -103,7 +103,9 @@ class SheetFolder:
     def file(self, shot: Shot) -> Path:
         """Names the file of a sheet by all that it depends on, so that a clip that has changed gets another one."""
         facts = (__version__, os.path.realpath(shot.path), self.state(shot), shot.framing, self._recipe(shot))
-        return self.folder / f"{hashlib.sha256(repr((facts, self.most_bytes)).encode(errors='replace')).hexdigest()}.webp"
+        return (
+            self.folder / f"{hashlib.sha256(repr((facts, self.most_bytes)).encode(errors='replace')).hexdigest()}.webp"
+        )
 
     def state(self, shot: Shot) -> tuple[int, int] | None:
         """Returns the size and the time of change of the clip's file or folder; None if it is missing."""
