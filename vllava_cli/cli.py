@@ -394,9 +394,11 @@ def score(
     *,
     rows: judged.RowFiles,
     gold: judged.Gold = None,
+    gold_as: judged.GoldAs = "auto",
     by: judged.By = None,
     against: judged.Against = None,
     plot: judged.Plot = None,
+    overwrite: given.Overwrite = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: given.Quiet = False,
 ) -> int:
@@ -404,7 +406,14 @@ def score(
     from vllava_cli.evaluate import score as command
 
     request = command.ScoreRequest(
-        rows=tuple(rows), gold=gold, by=tuple(by or ()), against=against, is_json=json, plot=plot
+        rows=tuple(rows),
+        gold=gold,
+        gold_form=gold_as,
+        by=tuple(by or ()),
+        against=against,
+        is_json=json,
+        plot=plot,
+        is_overwriting=overwrite,
     )
     return command.run(request, Screen(is_quiet=quiet))
 
@@ -438,9 +447,10 @@ def export(
 def report(
     *,
     rows: judged.RowFiles,
-    output: given.Output = None,
+    output: judged.PageFile = Path("report.html"),
     gold: judged.Gold = None,
-    overwrite: given.Overwrite = False,
+    gold_as: judged.GoldAs = "auto",
+    overwrite: judged.Replace = False,
     decoders: given.Decoders = None,
     limits: given.LimitsMade,
     quiet: given.Quiet = False,
@@ -450,8 +460,9 @@ def report(
 
     request = command.ReportRequest(
         rows=tuple(rows),
-        output=Path(output or "report.html"),
+        output=output,
         gold=gold,
+        gold_form=gold_as,
         is_overwriting=overwrite,
         decoders=decoders,
         limits=limits,

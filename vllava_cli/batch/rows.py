@@ -252,8 +252,8 @@ class Table:
         """Writes one row as a line of valid Unicode. Errors: ValueError for a NaN or an infinity."""
         row = portable(row)
         if self.format == "jsonl":
-            return line_of({field: _value(row, field) for field in self.fields} if self.fields else row).decode()
-        return self._cells(_value(row, field) for field in self.fields)
+            return line_of({field: value_in(row, field) for field in self.fields} if self.fields else row).decode()
+        return self._cells(value_in(row, field) for field in self.fields)
 
     def _cells(self, values: Iterable[object]) -> str:
         cells = [_cell(value, is_safe=self.is_safe) for value in values]
@@ -264,7 +264,7 @@ class Table:
         return line.getvalue().removesuffix("\r\n") + "\n"
 
 
-def _value(row: Mapping[str, object], field: str) -> object:
+def value_in(row: Mapping[str, object], field: str) -> object:
     """Finds a field, also inside an object: ({"error": {"kind": 1}}, "error.kind") → 1; None if the row lacks it.
 
     The full name is tried first, as names may have dots.
@@ -274,7 +274,7 @@ def _value(row: Mapping[str, object], field: str) -> object:
     at = field.find(".")
     while at >= 0:
         inner = row.get(field[:at])
-        if isinstance(inner, Mapping) and (found := _value(inner, field[at + 1 :])) is not None:
+        if isinstance(inner, Mapping) and (found := value_in(inner, field[at + 1 :])) is not None:
             return found
         at = field.find(".", at + 1)
     return None

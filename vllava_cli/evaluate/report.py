@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from vllava_cli import __version__
 from vllava_cli.commands.sheets import check_free
 from vllava_cli.errors import UsageError, quoted
+from vllava_cli.evaluate.gold import GoldForm
 from vllava_cli.evaluate.records import read_records
-from vllava_cli.evaluate.report_sections import VERDICTS, Contents, Section, Shot, contents_of
+from vllava_cli.evaluate.report_sections import VERDICTS, Contents, Shot, contents_of
 from vllava_cli.evaluate.report_sheets import SheetFolder
 from vllava_cli.nouns import DecodeLimits, counted
 from vllava_cli.screen import Screen
@@ -36,6 +37,7 @@ class ReportRequest:
     rows: tuple[Path, ...]
     output: Path
     gold: Path | None = None
+    gold_form: GoldForm = "auto"
     is_overwriting: bool = False
     decoders: int | None = None
     limits: DecodeLimits = field(default_factory=DecodeLimits)
@@ -60,10 +62,10 @@ def run(request: ReportRequest, screen: Screen) -> int:
     if not request.is_overwriting:
         check_free(request.output, "Give --overwrite to replace it, or another name with -o.")
     environment = environment_of()
-    contents = contents_of(read_records(request.rows, request.gold))
+    contents = contents_of(read_records(request.rows, request.gold, request.gold_form, notice=screen.notice))
     if not contents.sections:
         raise UsageError(f"{', '.join(map(quoted, request.rows))} has no row. Give the rows of vllava batch.")
-    shots = list(dict.fromkeys(shot for section in contents.sections for shot in section.shots))
+    shots = list(dict.fromkeys(section.shot for section in contents.sections))
     sheets = SheetFolder.beside(request.output, len(shots))
     sheets.make(shots, screen, decoders=request.decoders, limits=request.limits)
     _tell(shots, sheets, screen)
@@ -92,7 +94,7 @@ def page(contents: Contents, sheets: SheetFolder, environment: Environment) -> I
         verdicts=VERDICTS,
         answers={answer: place for place, answer in enumerate(contents.listed_answers, 1)},
         numbers={pair: place for place, pair in enumerate(contents.group_values, 1)},
-        sections=((section, _pictures(section, sheets)) for section in contents.sections),
+        sections=((section, _picture(section.shot, sheets)) for section in contents.sections),
         policy=f"default-src 'none'; img-src data:; style-src {digest(style)}; script-src {digest(script)}; "
         "base-uri 'none'; form-action 'none'",
         style=Markup(style),
@@ -138,10 +140,6 @@ def visible(value: object) -> object:
 def digest(text: str) -> str:
     """Returns the source expression of a style or a script in a Content-Security-Policy: 'sha256-…'."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _pictures(section: Section, sheets: SheetFolder) -> list[Picture]:
-    return [_picture(shot, sheets) for shot in section.shots]
 
 
 def _picture(shot: Shot, sheets: SheetFolder) -> Picture:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import repeat
 from typing import Any, Literal, get_args
 
 from vllava_cli.batch.jobs import CHOICES, CLIP_STATE, PATH_BYTES, ROW_KEYS, SUBS, WINDOW_KEYS
 from vllava_cli.commands.provenance import AGREEMENT_KEYS, MADE_WITH
 from vllava_cli.errors import OutputError
+from vllava_cli.evaluate.answer_metrics import match
 from vllava_cli.evaluate.records import Record
 from vllava_cli.nouns import DEFAULT_MODEL, Fit, Framing
 from vllava_cli.storage.fields import Fields
@@ -89,18 +89,18 @@ class Shot:
 
 @dataclass(kw_only=True)
 class Section:
-    """Clips that are asked about together, usually one, and the rows about them."""
+    """A clip or a part of it, and the rows about it."""
 
-    shots: tuple[Shot, ...]
+    shot: Shot
     part: str = ""
     """The part of the clip that the questions are about: "00:00:01-00:00:02  Kitchen"."""
     asked: list[Shown] = field(default_factory=list)
 
     @property
-    def names(self) -> list[tuple[str, str]]:
-        """Pairs of the folder and the name of each clip: a/b/c.mp4 → ("a/b/", "c.mp4")."""
-        cut = [shot.path.rstrip("/").rpartition("/") for shot in self.shots]
-        return [(folder + slash, name) for folder, slash, name in cut]
+    def name(self) -> tuple[str, str]:
+        """The folder and the name of the clip: a/b/c.mp4 → ("a/b/", "c.mp4")."""
+        folder, slash, name = self.shot.path.rstrip("/").rpartition("/")
+        return folder + slash, name
 
 
 @dataclass(kw_only=True)
@@ -149,13 +149,13 @@ def contents_of(records: Iterable[Record]) -> Contents:
     by_part: dict[object, Section] = {}
     loose: list[tuple[Section, object]] = []
     for record in records:
-        shots, part = _shots(record.values, record.path), _part(record.values)
-        place = tuple(shot.path for shot in shots), part
-        section = known.get((shots, part))
+        shot, part = _shot(record), _part(record.values)
+        place = record.path, part
+        section = known.get((shot, part))
         if section is None:
-            section = known[shots, part] = Section(shots=shots, part=part)
+            section = known[shot, part] = Section(shot=shot, part=part)
             found.sections.append(section)
-            if all(shot.is_known for shot in shots):
+            if shot.is_known:
                 by_part.setdefault(place, section)
             else:
                 loose.append((section, place))
@@ -211,18 +211,14 @@ def _shown(record: Record) -> Shown:
 
 
 def verdict_of(record: Record) -> Verdict:
-    """Compares an answer with the right one: choices by their places, other texts without case and outer spaces."""
+    """Compares an answer with the right one: choices by their places, other texts by their words in order."""
     if record.error is not None:
         return "error"
     if record.right is not None:
         return "right" if record.chosen == record.right else "wrong"
-    if record.gold is None or record.answer is None:
+    if not record.golds or record.choices or record.answer is None:
         return "unknown"
-    return "right" if _plain(record.answer) == _plain(record.gold) else "differs"
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).rstrip(".")
+    return "right" if match(record.answer, record.golds).normalised else "differs"
 
 
 def _is_group(name: str, value: object) -> bool:
@@ -247,26 +243,17 @@ def _part(row: Mapping[str, Any]) -> str:
     return "  ".join(filter(None, [times, str(title) if times and title else ""]))
 
 
-def _shots(row: Mapping[str, Any], path: str) -> tuple[Shot, ...]:
-    """Finds the clips of a row: batch has one, `ask --json` a list. What can't be understood counts as missing."""
-    listed = row.get("clips")
-    clips = listed if isinstance(listed, list) and all(isinstance(clip, dict) for clip in listed) else []
-    named = clips or [{"path": path, "frame_times_s": row.get("frame_times_s")}]
-    framings = _framings(row)
-    is_known = len(framings) == len(named)
-    usual = repeat(Framing(start_s=_number(row.get("start_s")), end_s=_number(row.get("end_s"))))
+def _shot(record: Record) -> Shot:
+    row, framing = record.values, _framing(record.values)
     state = _object(row.get(CLIP_STATE))
     size, mtime_ns = state.get("bytes"), state.get("mtime_ns")
-    return tuple(
-        Shot(
-            path=str(clip.get("path", "")),
-            framing=framing,
-            model=str(row.get("model") or DEFAULT_MODEL),
-            is_known=is_known,
-            state=(size, mtime_ns) if isinstance(size, int) and isinstance(mtime_ns, int) else None,
-            times_s=_times(clip.get("frame_times_s")),
-        )
-        for clip, framing in zip(named, framings if is_known else usual, strict=False)
+    return Shot(
+        path=record.path,
+        framing=framing or Framing(start_s=_number(row.get("start_s")), end_s=_number(row.get("end_s"))),
+        model=str(row.get("model") or DEFAULT_MODEL),
+        is_known=framing is not None,
+        state=(size, mtime_ns) if isinstance(size, int) and isinstance(mtime_ns, int) else None,
+        times_s=_times(row.get("frame_times_s")),
     )
 
 
@@ -275,14 +262,15 @@ def _times(value: object) -> tuple[float, ...]:
     return tuple(time_s for time_s in times if time_s is not None)
 
 
-def _framings(row: Mapping[str, Any]) -> tuple[Framing, ...]:
-    """Reads how each clip was shown: () if the row doesn't say it."""
+def _framing(row: Mapping[str, Any]) -> Framing | None:
+    """Reads how the clip was shown; None if the row doesn't say it."""
     try:
         made = Fields(row, "row", error=OutputError).inside(MADE_WITH)
         fit = made.one_of("fit", get_args(Fit))
-        return made.each("clips", lambda clips, place: read_framing(clips.inside(place), fit))
+        shown = made.each("clips", lambda clips, place: read_framing(clips.inside(place), fit))
     except OutputError:
-        return ()
+        return None
+    return shown[0] if len(shown) == 1 else None
 
 
 def _facts(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
