@@ -164,4 +164,4 @@ def _tell(shots: list[Shot], sheets: SheetFolder, screen: Screen) -> None:
             f"{sheets.notes[first]}"
         )
     if changed := sum(sheets.has_changed(shot) for shot in shots if shot not in sheets.notes):
-        screen.notice(f"vllava: {counted(changed, 'clip')} changed after the rows were made; the page marks them.")
+        screen.notice(f"vllava: {counted(changed, 'clip')} changed after the rows were made; the page says which.")

@@ -11,6 +11,7 @@ from vllava_cli.batch.jobs import CHOICES, CLIP_STATE, PATH_BYTES, ROW_KEYS, SUB
 from vllava_cli.commands.provenance import AGREEMENT_KEYS, MADE_WITH
 from vllava_cli.errors import OutputError
 from vllava_cli.evaluate.answer_metrics import match
+from vllava_cli.evaluate.gold import GOLD_KEYS
 from vllava_cli.evaluate.records import Record
 from vllava_cli.nouns import DEFAULT_MODEL, Fit, Framing
 from vllava_cli.storage.fields import Fields
@@ -28,19 +29,7 @@ VERDICTS: Mapping[Verdict, str] = {
 MOST_VALUES = 40
 """A field, or the answers, with more different values than this can't be chosen from a list."""
 MOST_LISTED = 3
-_OWN = {
-    *ROW_KEYS,
-    *WINDOW_KEYS,
-    *AGREEMENT_KEYS,
-    CHOICES,
-    SUBS,
-    PATH_BYTES,
-    "job_answer",
-    "gold",
-    "clips",
-    "subs",
-    "id",
-}
+_OWN = {*ROW_KEYS, *WINDOW_KEYS, *AGREEMENT_KEYS, *GOLD_KEYS, CHOICES, SUBS, PATH_BYTES}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +86,11 @@ class Section:
     asked: list[Shown] = field(default_factory=list)
 
     @property
+    def is_guessed(self) -> bool:
+        """True if it has answers that don't say which frames the model saw."""
+        return not self.shot.is_known and any(row.kind is None for row in self.asked)
+
+    @property
     def name(self) -> tuple[str, str]:
         """The folder and the name of the clip: a/b/c.mp4 → ("a/b/", "c.mp4")."""
         folder, slash, name = self.shot.path.rstrip("/").rpartition("/")
@@ -143,7 +137,7 @@ class Contents:
 
 
 def contents_of(records: Iterable[Record]) -> Contents:
-    """Groups records by what the model was shown; a row that doesn't say it joins the others about the same part."""
+    """Groups records by what the model was shown; an error, which doesn't say it, joins the answers about its part."""
     found = Contents()
     known: dict[object, Section] = {}
     by_part: dict[object, Section] = {}
@@ -162,8 +156,8 @@ def contents_of(records: Iterable[Record]) -> Contents:
         section.asked.append(_noted(record, found))
     for section, where in loose:
         if other := by_part.get(where):
-            other.asked += section.asked
-            section.asked.clear()
+            other.asked += [row for row in section.asked if row.kind]
+            section.asked = [row for row in section.asked if not row.kind]
     found.sections = [section for section in found.sections if section.asked]
     return found
 
