@@ -445,9 +445,10 @@ def export(
 def report(
     *,
     rows: judged.RowFiles,
-    output: given.Output = None,
+    output: judged.PageFile = Path("report.html"),
     gold: judged.Gold = None,
-    overwrite: given.Overwrite = False,
+    gold_as: judged.GoldAs = "auto",
+    overwrite: judged.Replace = False,
     decoders: given.Decoders = None,
     limits: given.LimitsMade,
     quiet: given.Quiet = False,
@@ -460,8 +461,9 @@ def report(
 
     request = command.ReportRequest(
         rows=tuple(rows),
-        output=Path(output or "report.html"),
+        output=output,
         gold=gold,
+        gold_form=gold_as,
         is_overwriting=overwrite,
         decoders=decoders,
         limits=limits,
