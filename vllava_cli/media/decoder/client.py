@@ -250,9 +250,7 @@ class DecoderProcess:
     Errors: NoAnswerError. After that, only `end` may be called.
     """
 
-    def __init__(
-        self, limits: DecodeLimits, *, command: Sequence[str] | None = None, cores: int | None = None
-    ) -> None:
+    def __init__(self, limits: DecodeLimits, *, command: Sequence[str] | None = None, cores: int | None = None) -> None:
         self.files = 0
         self.popen = _started(command or _server_command(limits), cores)
         self._limits = limits

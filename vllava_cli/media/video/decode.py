@@ -108,7 +108,7 @@ class _Decoder:
         context = decoder_of(stream)
         context.options = {**context.options, "err_detect": "explode"}  # no made-up picture may pass for a decoded one
         context.thread_type = "FRAME" if threads > 1 else "SLICE"  # as in the documentation's loop
-        if threads > 1 or context.name == "libdav1d" or usable_cores() == 1:  # else idle or competing threads would start
+        if threads > 1 or context.name == "libdav1d" or usable_cores() == 1:  # else others compete
             context.thread_count = threads
         return cls(container=container, stream=stream, context=context, threads=threads)
 
