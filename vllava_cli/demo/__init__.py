@@ -4,6 +4,7 @@ from pathlib import Path
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 CLIPS = Path(__file__).parent / "clips"
+BENCHMARK = Path(__file__).parent / "benchmark"
 
 QUESTIONS: tuple[tuple[str, str, str], ...] = (
     ("red-circle-moves-left.mp4", "What happens in this video?", "A red circle moves left."),
