@@ -123,8 +123,8 @@ def pixels(film: Film) -> Pixels:
     width, height = film.size
     noise = np.random.default_rng(film.noise)
     shown = np.concatenate([drawn(scene, SHOT_S * film.fps, height, width) for scene in film.scenes])
-    shown = shown * noise.uniform(0.95, 1.04) + noise.uniform(-4, 4)
-    return rounded(shown + noise.normal(0, 1.5, shown.shape).astype(np.float32))
+    lit = shown * noise.uniform(0.95, 1.04) + noise.uniform(-4, 4)
+    return rounded((lit + noise.normal(0, 1.5, shown.shape)).astype(np.float32))
 
 
 def make(folder: Path) -> None:

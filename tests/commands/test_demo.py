@@ -51,7 +51,7 @@ def test_the_benchmark_is_copied_to_a_new_or_empty_folder(is_there: bool, quick:
     assert (done.code, done.err) == (0, "")
     assert contents(folder) == contents(demo.BENCHMARK)
     assert all(path.stat().st_mode & stat.S_IWUSR for path in (folder, *folder.rglob("*")))
-    rows = folder / "rows.jsonl"
+    jobs, rows = folder / "choices.jsonl", folder / "rows.jsonl"
     first, _, title, *commands = done.out.splitlines()
     assert (first, title) == (str(folder), "Try")
     assert [shlex.split(command) for command in commands] == [

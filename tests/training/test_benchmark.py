@@ -9,8 +9,10 @@ from collections import Counter
 import av
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from training.benchmark import Film, annotations, films, pixels
+from training.media import Pixels
 from vllava_cli.demo import BENCHMARK, benchmark_files
 
 FILMS = films()
@@ -25,12 +27,19 @@ def test_the_questions_are_those_of_the_recipe() -> None:
 
 @pytest.mark.parametrize("film", FILMS, ids=lambda film: film.name)
 def test_each_clip_shows_its_scenes(film: Film) -> None:
-    """Encoders differ in small things from version to version, so the clips are compared by what they show."""
+    """Encoders differ in small things from version to version, so blocks of 8x8 pixels are compared."""
     with av.open(str(BENCHMARK / "videos" / film.path)) as container:
         shown = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     drawn = pixels(film)
     assert shown.shape == drawn.shape
-    assert np.abs(shown.astype(int) - drawn).mean() < 8
+    assert np.abs(blocks(shown) - blocks(drawn)).max() < 40
+
+
+def blocks(frames: Pixels) -> NDArray[np.float64]:
+    """[T, H, W, 3] -> the mean of each block [T, H/8, W/8, 3]; the last rows of 180 are left out."""
+    count, height, width, _ = frames.shape
+    whole = frames[:, : height // 8 * 8, : width // 8 * 8]
+    return whole.reshape(count, height // 8, 8, width // 8, 8, 3).mean((2, 4))
 
 
 def test_each_right_answer_is_one_of_two_to_four_different_choices() -> None:
