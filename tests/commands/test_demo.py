@@ -55,9 +55,7 @@ def test_the_benchmark_is_copied_to_a_new_or_empty_folder(is_there: bool, quick:
     first, _, title, *commands = done.out.splitlines()
     assert (first, title) == (str(folder), "Try")
     assert [shlex.split(command) for command in commands] == [
-        shlex.split(
-            f"vllava batch --jobs '{folder}/choices.jsonl' --videos '{folder}/videos' --model demo -o '{rows}'"
-        ),
+        shlex.split(f"vllava batch --jobs '{jobs}' --videos '{folder}/videos' --model demo -o '{rows}'"),
         shlex.split(f"vllava score '{rows}' --by type"),
         shlex.split(f"vllava report '{rows}' -o '{folder}/report.html'"),
     ]
