@@ -18,7 +18,7 @@ from random import Random
 
 import numpy as np
 
-from training.asking import NOT_MOVING, Item, sentence
+from training.asking import NOT_MOVING, Item, sentence, way
 from training.media import Encoding, Pixels, drawn, encode, rounded
 from training.questions import NOTHING_MOVES, NUMBERS, items
 from training.wordings import COLOUR_NAMELESS, DIRECTION_ONE, SHAPE_ASKED
@@ -39,13 +39,14 @@ SIZES = ((96, 96), (160, 120), (320, 180), (128, 128))
 RATES = (8, 10, 12, 15)
 FOLDERS = ("", "", "part2", "part2/more")
 SHOT_S = 2
-SHARES = {"rest": 2, "act": 4, "duo": 7, "sequence": 4, "many": 4}
+SHARES = {"rest": 1, "act": 3, "duo": 10, "sequence": 4, "many": 3}
 """How many clips have each kind of scene, besides one for each direction."""
 JOINED = 6
 """How many clips have two scenes, one after the other."""
 OPTIONS = 4
-CHOSEN_KINDS = ("colour", "shape", "count", "background", "direction", "order", "action", "direction beside another")
-OPEN_KINDS = ("colour", "shape", "count", "background", "direction", "order", "action")
+BESIDE = "direction beside another"
+"""The kind of question at which the demo is weak: it takes the way of one thing for that of another."""
+KINDS = ("colour", "shape", "count", "background", "direction", "order", "action", BESIDE)
 PART_KINDS = {
     "colour": COLOUR_NAMELESS,
     "shape": SHAPE_ASKED,
@@ -111,7 +112,7 @@ def annotations(shown: Sequence[Film]) -> dict[str, str]:
             for number, asked in enumerate(doubted, 1)
         ),
         "yes_no_a.json": _listed(
-            {"answer": _plain(asked.item.answer), "type": "yes/no", "question_id": f"yes_no_{number}"}
+            {"answer": _plain(asked.item.answer), "question_id": f"yes_no_{number}"}
             for number, asked in enumerate(doubted, 1)
         ),
         "moments.tsv": _table(_moment_rows(shown, random), "\t"),
@@ -183,21 +184,24 @@ def _asked(shown: Iterable[Film], random: Random, kinds: Sequence[str], *, each:
 
 def _choice_rows(shown: Iterable[Film], random: Random) -> Iterator[dict[str, object]]:
     """Rows as MVBench and its like have them; each clip is named as an .mp4, whatever it is."""
-    for number, asked in enumerate(_asked(shown, random, CHOSEN_KINDS, each=3), 1):
+    for number, asked in enumerate(_asked(shown, random, KINDS, each=3), 1):
+        things = asked.film.scenes[0].things
+        tempting = {way(thing) for thing in things} - {asked.item.answer} if asked.item.kind == BESIDE else ()
         yield {
             "question_id": f"choices_{number}",
             "video": f"{asked.film.name}.mp4",
             "question": asked.item.question,
-            "candidates": _options([asked.item.answer], random),
+            "candidates": _options([asked.item.answer], random, *tempting),
             "answer": asked.item.answer,
             "type": asked.item.kind,
         }
 
 
-def _options(right: Sequence[str], random: Random) -> list[str]:
+def _options(right: Sequence[str], random: Random, *tempting: str) -> list[str]:
     """Returns right answers among wrong ones of their kind: ["Red."] → ["Blue.", "Red.", "Green.", "Purple."]."""
-    wrong = sorted(_wrong(right[0]) - {*right})
-    options = [*right, *random.sample(wrong, min(OPTIONS - len(right), len(wrong)))]
+    options = [*right, *tempting]
+    wrong = sorted(_wrong(right[0]) - {*options})
+    options += random.sample(wrong, min(OPTIONS - len(options), len(wrong)))
     random.shuffle(options)
     return options
 
@@ -222,7 +226,7 @@ def _wrong(answer: str) -> set[str]:
 
 def _open_rows(shown: Iterable[Film], random: Random) -> Iterator[dict[str, object]]:
     """Rows as open benchmarks have them: the clip without its ending, and the answer in small letters."""
-    for number, asked in enumerate(_asked(shown, random, OPEN_KINDS, each=2), 1):
+    for number, asked in enumerate(_asked(shown, random, KINDS, each=2), 1):
         yield {
             "video_name": asked.film.name,
             "question": asked.item.question,
