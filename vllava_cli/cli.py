@@ -285,7 +285,7 @@ def batch(
         windowing=given.windowing_with(windowing, framing),
         agreeing=given.checked(agreeing, framing, sampling),
         subs=given.subs_of(subs),
-        sampling=given.choosing(sampling, choices, is_calibrated=calibrate),
+        sampling=given.choosing(sampling, choices, is_calibrated=calibrate, may_have_others=jobs is not None),
         limits=limits,
         destination=destination_of(
             output,
@@ -394,17 +394,29 @@ def score(
     *,
     rows: judged.RowFiles,
     gold: judged.Gold = None,
+    gold_as: judged.GoldAs = "auto",
     by: judged.By = None,
     against: judged.Against = None,
     plot: judged.Plot = None,
+    overwrite: given.Overwrite = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: given.Quiet = False,
 ) -> int:
-    """Score the answers of a batch: accuracy and more, with intervals; no model is loaded."""
+    """Score the answers of a batch.
+
+    Accuracy and more, with 95% intervals, by group; no model is loaded.
+    """
     from vllava_cli.evaluate import score as command
 
     request = command.ScoreRequest(
-        rows=tuple(rows), gold=gold, by=tuple(by or ()), against=against, is_json=json, plot=plot
+        rows=tuple(rows),
+        gold=gold,
+        gold_form=gold_as,
+        by=tuple(by or ()),
+        against=against,
+        is_json=json,
+        plot=plot,
+        is_overwriting=overwrite,
     )
     return command.run(request, Screen(is_quiet=quiet))
 
@@ -419,7 +431,7 @@ def export(
     overwrite: given.Overwrite = False,
     quiet: given.Quiet = False,
 ) -> int:
-    """Write the rows of a batch in the form that another scorer reads."""
+    """Write the answers of a batch for another scorer."""
     from vllava_cli.evaluate import export as command
 
     if form not in command.EXPORT_FORMS:
@@ -445,7 +457,10 @@ def report(
     limits: given.LimitsMade,
     quiet: given.Quiet = False,
 ) -> int:
-    """Show the rows of a batch on one page of HTML, with the frames that the model saw."""
+    """Show the answers of a batch on a page of HTML.
+
+    The page has the frames that the model saw, filters and sorting, and needs no other file.
+    """
     from vllava_cli.evaluate import report as command
 
     request = command.ReportRequest(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
+
+from vllava_cli.evaluate.gold import GoldForm
+from vllava_cli.options import one_of
 
 RowFiles = Annotated[
     list[Path], typer.Argument(metavar="ROWS...", help="The rows of vllava batch: files, or the folder of its parts.")
 ]
 Gold = Annotated[
     Path | None,
-    typer.Option("--gold", metavar="FILE", help="The right answers, if the rows don't have them: .jsonl, .json, .csv."),
+    typer.Option(
+        "--gold", metavar="FILE", help="The right answers, if the rows don't have them: .jsonl, .json, .csv, .tsv."
+    ),
 ]
 By = Annotated[
     list[str] | None,
@@ -23,4 +28,14 @@ By = Annotated[
 Against = Annotated[
     Path | None, typer.Option("--against", metavar="ROWS", help="Compare with the rows of another run.")
 ]
-Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Write a reliability plot: .png or .svg.")]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE", help="Write a reliability plot: .png, .svg or .pdf.")
+]
+GoldAs = Annotated[
+    GoldForm,
+    typer.Option(
+        "--gold-as",
+        **one_of(*get_args(GoldForm)),
+        help="How right answers name choices: by text, letter or place, from 0 or from 1; auto tries them.",
+    ),
+]

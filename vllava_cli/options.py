@@ -21,6 +21,7 @@ from vllava_cli.nouns import (
     FRAMES_PER_CLIP,
     OFF,
     WHITE,
+    WINDOW_FLAGS,
     Attention,
     Boundary,
     DecodeLimits,
@@ -616,9 +617,11 @@ def has_letters(style: str) -> bool:
     return style == "letter"
 
 
-def choosing(sampling: Sampling, choices: Several | None, *, is_calibrated: bool) -> Sampling:
-    """Adds --choices and --calibrate to the sampling. Errors: UsageError."""
-    if is_calibrated and not choices:
+def choosing(
+    sampling: Sampling, choices: Several | None, *, is_calibrated: bool, may_have_others: bool = False
+) -> Sampling:
+    """Adds --choices and --calibrate to the sampling; jobs may have other choices. Errors: UsageError."""
+    if is_calibrated and not (choices or may_have_others):
         raise UsageError("--calibrate needs --choices: add --choices yes,no, or leave it out.")
     return replace(sampling, choices=tuple(choices or ()), is_calibrated=is_calibrated)
 
@@ -747,7 +750,7 @@ def windowing_of(
 def windowing_with(windowing: Windowing | None, framing: Framing) -> Windowing | None:
     """Returns the windowing. Errors: UsageError for a framing that names single frames of the clip."""
     if windowing and framing.at_s:
-        name = {"every": "--every", "scenes": "--scenes", "chapters": "--at-chapters"}[windowing.by]
+        name = WINDOW_FLAGS[windowing.by]
         raise UsageError(f"--at can't be combined with {name}, whose windows have frames of their own. Leave one out.")
     return windowing
 

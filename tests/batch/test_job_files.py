@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.refusals import refused
-from vllava_cli.batch.job_files import MAX_JOB_BYTES, MAX_LIST_BYTES, NAME_KEYS, ClipNames, Location, requests_in, rows
+from vllava_cli.batch.job_files import NAME_KEYS, ClipNames, requests_in
+from vllava_cli.batch.job_readers import MAX_JOB_BYTES, MAX_LIST_BYTES, Location, rows
 from vllava_cli.batch.jobs import ROW_KEYS, JobRequest
 from vllava_cli.errors import UsageError
 
@@ -127,7 +128,8 @@ DAMAGED: list[tuple[dict[str, object], str]] = [
     ({"question": "Why?", "clip": "a\ud800"}, '"clip" has half of a character (a lone surrogate)'),
     ({"question": "Why\udfff?", "clip": "a"}, '"question" has half of a character (a lone surrogate)'),
     ({"question": 3, "clip": "a"}, '"question" is not text'),
-    ({"clip": "a", "q": "?"}, 'it has clip, q, but no "question", and none was given with -Q'),
+    ({"clip": "a", "what": "?"}, 'it has clip, what, but no "question", and none was given with -Q'),
+    ({"clip": "a", "q": " "}, 'its "q" is empty, and none was given with -Q'),
     ({"clip": "a", "question": "\n"}, 'its "question" is empty, and none was given with -Q'),
 ]
 
@@ -271,8 +273,8 @@ def test_a_damaged_row_is_named(name: str, data: bytes, message: str) -> None:
     assert row_refusal(name, data) == f"{message} {MEND}"
 
 
-NO_LIST = "'j.json' is not a JSON list. If each of its lines is an object, rename it to end in .jsonl."
-NO_ENDING = " is not a jobs file: give one that ends in .jsonl, .ndjson, .json, .csv, .tsv."
+NO_LIST = "'j.json' is not a JSON list or object. If each of its lines is an object, rename it to end in .jsonl."
+NO_ENDING = " is not a jobs file: give one that ends in .jsonl, .ndjson, .json, .csv, .tsv, .parquet."
 
 
 @pytest.mark.parametrize(
@@ -342,7 +344,7 @@ def names(in_a_folder: None) -> ClipNames:  # noqa: ARG001
         ("j.csv", b"a,b\n" + b'"x\n",' * (2 << 20), 0, 64 << 20, f"'j.csv', line 2: it is longer than 1 MiB. {MEND}"),
         (
             *("j.json", b"", MAX_LIST_BYTES + (64 << 20), MAX_LIST_BYTES + (8 << 20)),
-            "'j.json' has more than 64 MiB, the most that is read of a list. "
+            "'j.json' has more than 64 MiB, the most that is read of a JSON document. "
             "Write one object a line, as many as you like: jq -c '.[]' 'j.json' > jobs.jsonl.",
         ),
     ],

@@ -17,6 +17,8 @@ from vllava_cli.batch import job_files
 from vllava_cli.batch.divide import Division, KnownClips
 from vllava_cli.batch.executors import Executor, RunControl, local
 from vllava_cli.batch.jobs import (
+    CHOICES,
+    WINDOW_KEYS,
     ClipJobs,
     Job,
     JobRequest,
@@ -49,7 +51,8 @@ from vllava_cli.interrupt import sigint_flag
 from vllava_cli.media import inputs
 from vllava_cli.media.remote.policy import allowed, scheme_of, without_secrets
 from vllava_cli.media.timeline.sidecars import SUFFIXES, check_apart, finder
-from vllava_cli.nouns import counted
+from vllava_cli.nouns import WINDOW_FLAGS, counted
+from vllava_cli.prompt import MOST_LETTERS
 from vllava_cli.screen import Screen
 from vllava_cli.times import BEGAN_S, Stopwatch
 
@@ -148,6 +151,7 @@ def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch, stack: ExitStack
 
 def run_info(batch: BatchRequest, source: Source) -> RunInfo:
     settings = settings_of(batch.wishes, batch.framing, batch.sampling, source.adapter, batch.agreeing)
+    settings |= {"choice_style": "letter"} if batch.has_letters else {}
     return RunInfo(
         model=source.model,
         revision=source.revision,
@@ -167,13 +171,19 @@ def jobs_of(
     """
     complaints: list[str] = []
     requests: Iterable[JobRequest] = _requests(
-        batch.inputs, complaints.append, screen, aside=SUFFIXES if batch.subs else ()
+        batch.inputs,
+        complaints.append,
+        screen,
+        aside=SUFFIXES if batch.subs else (),
+        has_letters=batch.has_letters,
     )
     if batch.windowing and pool and division is not None:
         asked = list(requests)
         with screen.progress(lambda: [f"Finding windows: {division.done:,}/{division.total:,} clips"], is_shared=False):
             division.divide((each.path for each in asked), pool, batch.windowing, batch.framing)
         requests = division.requests(asked)
+    if batch.inputs.jobs:
+        requests = _with_own_parts(list(requests), batch)
     if batch.agreeing:
         requests = [freed(request, AGREEMENT_KEYS) for request in requests]
     every = make_jobs(requests, info.signature, finder(batch.subs))
@@ -183,7 +193,8 @@ def jobs_of(
         check_apart(batch.destination.path, {job.path for job in every})
     for complaint in complaints:
         screen.error(complaint)
-    check_fields(batch.destination.fields, every, info.choices, has_agreement=info.has_agreement)
+    _check_choices(batch, every)
+    check_fields(batch.destination.fields, every, info)
     report_unused(further_fields(every), screen)
     path, shard = batch.destination.path, batch.shard
     if shard and path and not batch.is_dry:
@@ -192,12 +203,22 @@ def jobs_of(
 
 
 def _requests(
-    given: Inputs, complain: Callable[[str], None], screen: Screen, *, aside: Sequence[str] = ()
+    given: Inputs,
+    complain: Callable[[str], None],
+    screen: Screen,
+    *,
+    aside: Sequence[str] = (),
+    has_letters: bool = False,
 ) -> Iterator[JobRequest]:
     stdin = sys.stdin.buffer if sys.stdin else None
     if given.jobs:
         yield from job_files.requests_in(
-            given.jobs, stdin=stdin, videos=given.videos, questions=given.questions, notice=screen.notice
+            given.jobs,
+            stdin=stdin,
+            videos=given.videos,
+            questions=given.questions,
+            has_letters=has_letters,
+            notice=screen.notice,
         )
         return
     for path in inputs.paths(
@@ -211,6 +232,32 @@ def _requests(
     ):
         for question in given.questions:
             yield JobRequest(path=path, question=question)
+
+
+def _with_own_parts(requests: list[JobRequest], batch: BatchRequest) -> list[JobRequest]:
+    """Frees the names of the fields that rows about parts of clips, or with choices of their own, need themselves.
+
+    Errors: UsageError if clips with parts of their own are to be divided into windows.
+    """
+    has_parts, has_choices = any(each.window for each in requests), any(each.choices for each in requests)
+    if has_parts and batch.windowing:
+        name, flag = next(each.path for each in requests if each.window), WINDOW_FLAGS[batch.windowing.by]
+        part = f"a job is about a part of {quoted(Path(name))}"
+        raise UsageError(f"{flag} divides whole clips, and {part}. Leave {flag} out, or the times of the jobs.")
+    names = (*(WINDOW_KEYS if has_parts else ()), *((CHOICES,) if has_choices or batch.has_letters else ()))
+    return [freed(each, names) for each in requests] if names else requests
+
+
+def _check_choices(batch: BatchRequest, jobs: Sequence[Job]) -> None:
+    """Raises a UsageError for an option about choices where there are none, or more of them than letters."""
+    flag = "--choice-style letter" if batch.has_letters else "--calibrate" if batch.sampling.is_calibrated else ""
+    if not flag or not jobs:
+        return
+    most = max(len(job.choices or batch.sampling.choices) for job in jobs)
+    if not most:
+        raise UsageError(f"{flag} needs choices, and no job has any: add --choices, or leave it out.")
+    if batch.has_letters and most > MOST_LETTERS:
+        raise UsageError(f"--choice-style letter has {MOST_LETTERS} letters, and there are {most} choices: give fewer.")
 
 
 def _check_schemes(batch: BatchRequest, jobs: Sequence[Job]) -> None:
@@ -383,7 +430,7 @@ class _Work:
         """Makes the executor: a worker for each device of --gpus, or an engine in this process. Errors: VllavaError."""
         warn_of_demo(self.source.model, self.screen)
         batch, screen, headers = self.batch, self.screen, preflight.headers
-        longest = max(len(job.question) for clip in headers.good for job in clip.jobs)
+        longest = local.longest_question((job for clip in headers.good for job in clip.jobs), batch)
         if preflight.frames is None:
             from vllava_cli.batch.executors.processes import worker_pool
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from vllava_cli.batch.jobs import CHOICES
 from vllava_cli.batch.rows import PROBABILITIES
-from vllava_cli.evaluate.gold import choice_place
+from vllava_cli.errors import OutputError
+from vllava_cli.evaluate.gold import GoldForm, choice_place, golds_of, is_past_the_end
+from vllava_cli.evaluate.gold_file import MOST_TRIED, GoldAnswers
+from vllava_cli.evaluate.row_files import RowPlace, placed_rows
 from vllava_cli.prompt import letters
-from vllava_cli.storage.jsonl import read_rows
 
-GOLD_KEYS = ("job_answer", "gold", "correct_answer", "correct_choice", "answer_id", "label", "truth")
-"""The first of these that a row has is its right answer; `answer` of a jobs file is "job_answer" in the row."""
+_LETTERS = tuple(letters(count) for count in range(27))
+_LEAST_SUM, _MOST_SUM = 0.98, 1.02
+"""The sums that rounded probabilities may have."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Record:
     """One row: an answer or an error, beside the right answer."""
 
@@ -36,42 +40,145 @@ class Record:
     probabilities: tuple[float, ...] = ()
     gold: str | None = None
     """The right answer as text; None where it isn't known."""
+    golds: tuple[str, ...] = ()
+    """All answers that count as right, as the row or the gold file has them; `gold` is the first of them."""
     right: int | None = None
-    """The place of the right answer among the choices, from 0."""
+    """The place of the right answer among the choices, from 0; of several the chosen one, if it is among them."""
     error: str | None = None
     """The kind of the error, such as "unreadable"."""
     values: Mapping[str, Any]
     """The whole row."""
 
-
-def read_records(rows: Sequence[Path], gold: Path | None = None) -> Iterator[Record]:  # noqa: ARG001
-    """Yields a record for each row of some files, in order. Errors: OutputError, UsageError."""
-    for file in rows:
-        for number, row in enumerate(read_rows(file), 1):
-            yield record_of(row, str(file), number)
+    @property
+    def is_gold_unclear(self) -> bool:
+        """True if the row has a right answer that names none of its choices."""
+        return bool(self.choices) and self.gold is not None and self.right is None
 
 
-def record_of(row: Mapping[str, Any], file: str, number: int) -> Record:
-    """Makes the record of a row: ({"answer": "B", "choices": ["no", "yes"], …}) → answer "yes", chosen 1."""
-    chances: Mapping[str, float] = row.get(PROBABILITIES) or {}
-    choices = tuple(row.get(CHOICES) or chances)
-    answer, error = row.get("answer"), row.get("error")
-    scored = tuple(chances) or choices or letters(len(choices))
-    chosen = scored.index(answer) if choices and answer in scored else None
-    value = next((row[key] for key in GOLD_KEYS if row.get(key) is not None), None)
-    right = choice_place(value, choices) if choices and value is not None else None
+def read_records(
+    rows: Sequence[Path],
+    gold: Path | None = None,
+    form: GoldForm = "auto",
+    *,
+    notice: Callable[[str], object] = lambda _: None,
+) -> Iterator[Record]:
+    """Yields a record for each row of some files, in order; with `gold`, right answers come from that file alone.
+
+    `notice` is called with a sentence for each file whose end is torn, and with one about the gold file at the end.
+    Errors: OutputError for a row that can't be used; UsageError for a gold file that can't be used.
+    """
+    placed = placed_rows(rows, notice)
+    first = list(islice(placed, MOST_TRIED))
+    answers = GoldAnswers(gold, [row for _, row in first]) if gold and first else None
+    for place, row in chain(first, placed):
+        yield record_of(row, place, answers, form)
+    if answers:
+        answers.check(first[0][1])
+        notice(
+            f"vllava: --gold: by {' and '.join(answers.way.row)}, {answers.matched_rows:,} rows have a right answer, "
+            f"{answers.other_rows:,} have none; {answers.unmatched:,} answers have no row."
+        )
+
+
+def record_of(
+    row: Mapping[str, Any], place: RowPlace, answers: GoldAnswers | None = None, form: GoldForm = "auto"
+) -> Record:
+    """Makes the record of a row: ({"answer": "B", "choices": ["no", "yes"], …}) → answer "yes", chosen 1.
+
+    Errors: OutputError for a field that can't be used.
+    """
+    choices, scored, chances = _choices(row, place)
+    answer, error = _text(row, "answer", place), _error(row, place)
+    chosen = None
+    if choices and answer is not None:
+        if answer not in scored:
+            _refuse(place, "answer", f"is {answer!r}, which is none of its choices, {', '.join(scored)}")
+        chosen = scored.index(answer)
+        answer = choices[chosen]
+    field, values = golds_of(row) if answers is None else golds_of({"answer": answers.of(row)}, ("answer",))
+    right = _right(values, field or "", choices, chosen, place, form) if choices and values else None
+    golds = tuple(map(str, values))
     return Record(
-        file=file,
-        number=number,
+        file=place.file,
+        number=place.number,
         id=row["id"],
         path=row["path"],
         question=row["question"],
-        answer=answer if chosen is None else choices[chosen],
+        answer=answer,
         choices=choices,
         chosen=chosen,
-        probabilities=tuple(chances.values()),
-        gold=choices[right] if right is not None else None if value is None else str(value),
+        probabilities=chances,
+        gold=choices[right] if right is not None else golds[0] if golds else None,
+        golds=golds,
         right=right,
-        error=error["kind"] if error else None,
+        error=error or (None if answer is not None else "unknown"),
         values=row,
     )
+
+
+def _choices(row: Mapping[str, Any], place: RowPlace) -> tuple[tuple[str, ...], tuple[str, ...], tuple[float, ...]]:
+    """Returns the texts of the choices, the texts or letters that were compared, and their probabilities."""
+    given, chances = row.get(CHOICES), row.get(PROBABILITIES)
+    if given is None and chances is None:
+        return (), (), ()
+    if chances is not None and not isinstance(chances, dict):
+        _refuse(place, PROBABILITIES, "is no object of a number for each choice")
+    if given is not None and not (isinstance(given, list) and all(isinstance(each, str) for each in given)):
+        _refuse(place, CHOICES, "is no list of texts")
+    choices = tuple(chances or ()) if given is None else tuple(given)
+    if len(choices) < 2 or len(set(choices)) < len(choices):
+        _refuse(place, CHOICES if given else PROBABILITIES, "needs at least two choices, all different")
+    if chances is None:
+        return choices, (*choices, *_LETTERS[min(len(choices), 26)]), ()
+    scored, numbers = tuple(chances), tuple(chances.values())
+    if scored not in (choices, _LETTERS[min(len(choices), 26)]):
+        _refuse(place, PROBABILITIES, f"has other names than its choices, {', '.join(choices)}")
+    if not all(type(each) in (float, int) and 0 <= each <= 1 for each in numbers):
+        _refuse(place, PROBABILITIES, "has a value that is no number from 0 to 1")
+    if not _LEAST_SUM < sum(numbers) < _MOST_SUM:
+        _refuse(place, PROBABILITIES, f"sums to {sum(numbers):.3f}, not to 1")
+    return choices, scored, numbers
+
+
+def _text(row: Mapping[str, Any], field: str, place: RowPlace) -> str | None:
+    value = row[field]
+    if value is not None and not isinstance(value, str):
+        _refuse(place, field, "is not text")
+    return value
+
+
+def _error(row: Mapping[str, Any], place: RowPlace) -> str | None:
+    error = row.get("error")
+    if error is None:
+        return None
+    kind = error.get("kind") if isinstance(error, dict) else None
+    if not isinstance(kind, str):
+        _refuse(place, "error", "has no kind")
+    return kind
+
+
+def _right(
+    values: Sequence[object],
+    field: str,
+    choices: Sequence[str],
+    chosen: int | None,
+    place: RowPlace,
+    form: GoldForm,
+) -> int | None:
+    """Returns the place of the right answer, of several the chosen one. Errors: OutputError for a place too large."""
+    places = [choice_place(value, choices, form) for value in values]
+    for value, found in zip(values, places, strict=True):
+        if found is None and is_past_the_end(value, choices, form):
+            remedy = "" if form == "place-from-1" else " If they count from 1, give --gold-as place-from-1."
+            first = 1 if form == "place-from-1" else 0
+            last = len(choices) - 1 + first
+            raise OutputError(
+                f"{place}: the right answer in {field!r} is {value}, but the places of its choices are {first} to "
+                f"{last}.{remedy}"
+            )
+    known = [found for found in places if found is not None]
+    return chosen if chosen in known else known[0] if known else None
+
+
+def _refuse(place: RowPlace, field: str, fault: str) -> NoReturn:
+    raise OutputError(f"{place}: {field!r} {fault}. Correct it in an editor, or leave the row out.")

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from vllava_cli.evaluate.records import read_records
+from vllava_cli.errors import UsageError
+from vllava_cli.evaluate.calibration import calibration_of, check_plot, write_plot
+from vllava_cli.evaluate.comparison import Side, changed_rows, compared
+from vllava_cli.evaluate.gold import GoldForm
+from vllava_cli.evaluate.intervals import RESAMPLES
+from vllava_cli.evaluate.records import Record, read_records
+from vllava_cli.evaluate.score_figures import Figures, figures_of
+from vllava_cli.evaluate.score_table import chapters_of
+from vllava_cli.evaluate.tally import Columns, Tally
+from vllava_cli.nouns import STDIN
 from vllava_cli.screen import Screen
+from vllava_cli.storage.jsonl import json_of
+
+_MOST_NAMES = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,17 +29,102 @@ class ScoreRequest:
 
     rows: tuple[Path, ...]
     gold: Path | None = None
+    gold_form: GoldForm = "auto"
     by: tuple[str, ...] = ()
     """The names of the fields whose values divide the rows into groups."""
     against: Path | None = None
     """The rows of another run."""
     is_json: bool = False
     plot: Path | None = None
+    is_overwriting: bool = False
 
 
 def run(request: ScoreRequest, screen: Screen) -> int:
-    """Returns the exit code. Errors: any VllavaError."""
-    known = [each for each in read_records(request.rows, request.gold) if each.right is not None]
-    right = sum(each.chosen == each.right for each in known)
-    screen.answer(f"accuracy {right / len(known):.3f}\n" if known else "no right answers\n")
-    return 0
+    """Returns the exit code, which is 1 if a right answer names none of its choices. Errors: any VllavaError."""
+    if request.plot:
+        check_plot(request.plot, is_overwriting=request.is_overwriting)
+    if request.against and Path(STDIN) in (*request.rows, request.against):
+        raise UsageError("--against reads rows twice, and - can be read only once. Name files.")
+    tally, side = Tally(request.by), Side() if request.against else None
+    with screen.waiting("Reading the rows"):
+        fields = _filled(tally, side, _records(request, request.rows, screen))
+        if not fields:
+            raise UsageError("There are no rows. Name what vllava batch wrote.")
+        for grouping in tally.by.values():
+            if grouping.is_missing and grouping.field.partition(".")[0] not in fields:
+                names = ", ".join(fields[:_MOST_NAMES])
+                raise UsageError(f"--by {grouping.field!r} is a field of no row: they have {names}.")
+    with screen.waiting("Computing intervals"):
+        found = _scored(request, tally)
+    if side and request.against:
+        found["against"] = _against(request, request.against, side, screen)
+    if request.plot:
+        if not found["calibration"]:
+            raise UsageError("--plot needs rows with probabilities and right answers: run batch with choices.")
+        write_plot(request.plot, found["calibration"])
+    if request.is_json:
+        screen.answer(json_of(found) + "\n")
+    else:
+        for title, rows in chapters_of(found):
+            screen.answer(f"{title}\n" if title else "")
+            screen.facts([(f"  {name}" if title else name, text) for name, text in rows], is_answer=True)
+    if first := tally.first_unclear:
+        screen.error(
+            f"{tally.unclear:,} right answers name none of their choices and aren't scored. The first is that of "
+            f"{first.file}, row {first.number}, {first.gold!r}."
+        )
+    return 1 if tally.unclear else 0
+
+
+def _records(request: ScoreRequest, rows: tuple[Path, ...], screen: Screen | None = None) -> Iterator[Record]:
+    """Reads the rows of one side; what is left out is said on `screen`, the first time."""
+    notice = screen.notice if screen else lambda _: None
+    return read_records(rows, request.gold, request.gold_form, notice=notice)
+
+
+def _filled(tally: Tally, side: Side | None, records: Iterator[Record]) -> list[str]:
+    """Adds all records and returns the names of the fields of the last one."""
+    record = None
+    for record in records:
+        tally.add(record)
+        if side:
+            side.add(record)
+    return list(record.values) if record else []
+
+
+def _scored(request: ScoreRequest, tally: Tally) -> Figures:
+    rows = tally.columns()
+    figures = figures_of(rows)
+    return {
+        "files": [str(file) for file in request.rows],
+        "gold": str(request.gold) if request.gold else None,
+        **figures,
+        "errors": dict(sorted(tally.errors.items())),
+        "without_gold": len(rows) - figures["with_gold"] - tally.unclear,
+        "unclear_gold": tally.unclear,
+        "clips": int(rows.clips.max()) + 1,
+        "resamples": RESAMPLES,
+        "calibration": calibration_of(rows),
+        "groups": [_group(field, value, rows.taken(its)) for field, value, its in _groups(tally)],
+        "against": None,
+    }
+
+
+def _groups(tally: Tally) -> Iterator[tuple[str, str, Any]]:
+    for field, grouping in tally.by.items():
+        for value, places in grouping.groups():
+            yield field, value, places
+
+
+def _group(field: str, value: str, rows: Columns) -> Figures:
+    return {"field": field, "value": value, **figures_of(rows)}
+
+
+def _against(request: ScoreRequest, other_file: Path, side: Side, screen: Screen) -> Figures:
+    other = Side()
+    with screen.waiting("Comparing the rows"):
+        for record in _records(request, (other_file,), screen):
+            other.add(record)
+        found = compared(side, other)
+        both = _records(request, request.rows), _records(request, (other_file,))
+        return {"file": str(other_file), **found.figures, "changed": changed_rows(found.changed, *both)}

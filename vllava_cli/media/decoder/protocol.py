@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from vllava_cli.errors import DamagedError, MediaError, UsageError, VllavaError
+from vllava_cli.errors import DamagedError, MediaError, TrimError, UsageError, VllavaError
 from vllava_cli.media.file_check import MAX_PIXELS
 from vllava_cli.media.timeline.parts import Cut, Cutting
 from vllava_cli.media.timeline.windows import LONGEST_TITLE, MOST_WINDOWS, clean_title
@@ -95,7 +95,7 @@ class Request:
         return len(self.framing.at_s) or FRAMES_PER_CLIP
 
 
-_ERRORS = {"damage": DamagedError, "media error": MediaError, "usage error": UsageError}
+_ERRORS = {"damage": DamagedError, "trim": TrimError, "media error": MediaError, "usage error": UsageError}
 
 
 class SentFile:
