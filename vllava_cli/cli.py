@@ -450,9 +450,10 @@ def export(
 def report(
     *,
     rows: judged.RowFiles,
-    output: given.Output = None,
+    output: judged.PageFile = Path("report.html"),
     gold: judged.Gold = None,
-    overwrite: given.Overwrite = False,
+    gold_as: judged.GoldAs = "auto",
+    overwrite: judged.Replace = False,
     decoders: given.Decoders = None,
     limits: given.LimitsMade,
     quiet: given.Quiet = False,
@@ -465,8 +466,9 @@ def report(
 
     request = command.ReportRequest(
         rows=tuple(rows),
-        output=Path(output or "report.html"),
+        output=output,
         gold=gold,
+        gold_form=gold_as,
         is_overwriting=overwrite,
         decoders=decoders,
         limits=limits,

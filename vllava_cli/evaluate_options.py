@@ -39,3 +39,7 @@ GoldAs = Annotated[
         help="How right answers name choices: by text, letter or place, from 0 or from 1; auto tries them.",
     ),
 ]
+PageFile = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FILE", help="Write the page here.", show_default="report.html")
+]
+Replace = Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there already.")]

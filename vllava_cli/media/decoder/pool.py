@@ -112,6 +112,10 @@ class Pool:
         chunks = in_chunks(files, most_together)
         return self._ahead_of(chunks, [partial(self._frames_of_window, guard) for guard in self._guards])
 
+    def sheets(self, files: Iterable[tuple[K, Path, Framing, VideoRecipe]], most_bytes: int) -> ReadAhead[K, bytes]:
+        """Draws the squares of each file that a model sees, as `small_sheet` does; Pillow is imported for it."""
+        return self._ahead(files, [partial(_small_sheet, guard, most_bytes) for guard in self._guards])
+
     def fit_to(self, recipe: VideoRecipe) -> None:
         """Reduces all later frames to the size that a model takes, so that the model's thread needn't do it.
 
@@ -343,6 +347,12 @@ def _read(reader: Callable[..., T], key: K, *file: Any) -> Read[K, T] | None:
     except Exception as exc:
         fault = exc
     return Read(key=key, found=found, fault=fault, seconds=time.perf_counter() - started_s)
+
+
+def _small_sheet(guard: DecoderClient, most_bytes: int, path: Path, framing: Framing, recipe: VideoRecipe) -> bytes:
+    from vllava_cli.media.contact_sheet import small_sheet
+
+    return small_sheet(guard.sample(path, framing, tiles=recipe), most_bytes)
 
 
 def _bytes(read: Read[Any, Any]) -> int:
