@@ -757,11 +757,17 @@ def help_(
 @_command()
 def demo(
     *,
-    paths: Annotated[bool, typer.Option("--paths", help="Print only the clips' paths, a line each.")] = False,
+    benchmark: Annotated[
+        Path | None,
+        typer.Option("--benchmark", metavar="FOLDER", help="Copy clips with questions and right answers to FOLDER."),
+    ] = None,
+    paths: Annotated[bool, typer.Option("--paths", help="Print only the files' paths, a line each.")] = False,
 ) -> int:
     """List the demo model's clips and what it can be asked."""
     from vllava_cli.commands import demo as command
 
+    if benchmark:
+        return command.copy_benchmark(Screen(), benchmark, paths_only=paths)
     return command.run(Screen(), paths_only=paths)
 
 
