@@ -36,6 +36,7 @@ from vllava_cli.batch.preflight import Headers, Preflight
 from vllava_cli.batch.progress import (
     Progress,
     report_end,
+    report_found,
     report_plan,
     report_unreadable,
     report_unused,
@@ -211,6 +212,7 @@ def _requests(
             has_letters=batch.has_letters,
             unused=unused,
             notice=screen.notice,
+            on_found=lambda found: report_found(found, batch, screen),
         )
         return
     for path in inputs.paths(
