@@ -291,11 +291,11 @@ def written(name: str, content: object) -> Path:
 @pytest.mark.parametrize("benchmark", FILES)
 def test_the_files_of_benchmarks_are_read_as_they_are(benchmark: str) -> None:
     name, content, expected = FILES[benchmark]
-    assert list(requests_in(written(name, content), stdin=None, videos=None, questions=())) == expected
+    assert list(requests_in(written(name, content), stdin=None, videos=(), questions=())) == expected
 
 
 def test_frames_in_a_folder_are_a_clip() -> None:
     Path("frames/a").mkdir(parents=True)
     file = written("a.json", [{"video": "a", "question": WHO, "start": 1, "end": 3}])
-    found = list(requests_in(file, stdin=None, videos=Path("frames"), questions=()))
+    found = list(requests_in(file, stdin=None, videos=(Path("frames"),), questions=()))
     assert found == [asked("frames/a", WHO, (), (1.0, 3.0))]

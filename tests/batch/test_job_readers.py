@@ -36,7 +36,7 @@ def test_a_parquet_file_is_read_as_jobs() -> None:
             {"video_id": "002", "video": "b.mp4", "question": "Why?", "options": None, "start": float("nan")},
         ]
     )
-    assert list(requests_in(JOBS, stdin=None, videos=None, questions=())) == [
+    assert list(requests_in(JOBS, stdin=None, videos=(), questions=())) == [
         JobRequest(
             path="a.mp4",
             question="Who?",
@@ -83,7 +83,7 @@ def test_the_rows_of_all_row_groups_are_numbered_on() -> None:
 
 def test_a_fault_in_a_parquet_file_has_its_row_and_field() -> None:
     write({"video": ["a"] * 700, "question": ["?"] * 699 + [""]}, row_group_size=600)
-    said = refused(UsageError, lambda: list(requests_in(JOBS, stdin=None, videos=None, questions=())))
+    said = refused(UsageError, lambda: list(requests_in(JOBS, stdin=None, videos=(), questions=())))
     assert said.startswith("'jobs.parquet', row 700: its \"question\" is empty, and none was given with -Q.")
     write({"video": ["a"], "weight": [float("inf")]})
     said = refused(UsageError, lambda: list(rows(JOBS, stdin=None)))
@@ -131,7 +131,7 @@ def test_without_pyarrow_a_sentence_names_the_extra(monkeypatch: pytest.MonkeyPa
 )
 def test_a_fault_in_a_document_names_the_row(text: str, said: str) -> None:
     Path("j.json").write_text(text)
-    message = refused(UsageError, lambda: list(requests_in(Path("j.json"), stdin=None, videos=None, questions=())))
+    message = refused(UsageError, lambda: list(requests_in(Path("j.json"), stdin=None, videos=(), questions=())))
     assert message.startswith(said)
 
 
@@ -144,5 +144,5 @@ def test_a_document_may_have_no_rows(text: str) -> None:
 def test_boxes_of_a_clip_are_not_copied_into_the_rows_of_its_questions() -> None:
     boxes = "[" + ",".join("[1, 2, 3, 4]" for _ in range(120_000)) + "]"
     Path("j.json").write_text(f'{{"v": {{"boxes": {boxes}, "split": "x", "qa": [{{"q": "Who?"}}]}}}}')
-    (one,) = requests_in(Path("j.json"), stdin=None, videos=None, questions=())
+    (one,) = requests_in(Path("j.json"), stdin=None, videos=(), questions=())
     assert one == JobRequest(path="v", question="Who?", fields={"split": "x"})
