@@ -12,14 +12,14 @@ import pytest
 
 from tests.batch.conftest import by_id, rows_of
 from tests.batch.fork_server import Zygote
-from tests.batch.parts import ABOUT, answer, batch_of, job
+from tests.batch.parts import ABOUT, answer, batch_of, job, setup_of
 from tests.engine.engines import ask, engine_of
 from tests.refusals import refused
 from tests.server.found import environment_for
 from tests.server.serving import Served
 from vllava_cli import demo
 from vllava_cli.answers import Conversation, Sampling
-from vllava_cli.batch.executors.ray_actors import clip_jobs_in, manifest_row
+from vllava_cli.batch.executors.ray_actors import clip_jobs_in, decoded, manifest_row
 from vllava_cli.batch.job_checks import check_choices, choice_faults, with_own_names
 from vllava_cli.batch.jobs import ClipJobs, JobRequest, group_by_clip, make_jobs
 from vllava_cli.batch.request import Inputs
@@ -170,6 +170,13 @@ def test_what_a_job_has_of_its_own_reaches_the_machines_of_a_cluster() -> None:
     clips = list(group_by_clip(jobs))
     assert [len(clip.jobs) for clip in clips] == [2, 1]
     assert [clip_jobs_in(manifest_row(clip)) for clip in clips] == clips
+
+
+def test_a_machine_of_a_cluster_reads_the_part_that_a_job_is_about(tmp_path: Path) -> None:
+    requests = [replace(CHOSEN, path=str(demo.CLIPS / name)) for name in (SQUARE, STAR)]
+    video, picture = (decoded(clip, setup_of(tmp_path)) for clip in group_by_clip(make_jobs(requests, "settings")))
+    assert video.frames and video.frames.times_s[0] >= 1 and video.frames.times_s[-1] < 2.5
+    assert picture.error and picture.error.kind == "trim"
 
 
 def test_choices_that_all_jobs_share_are_named_where_letters_stand_for_them() -> None:
