@@ -22,7 +22,7 @@ from PIL import Image
 from tests.commands.shell import environment_of
 from tests.evaluate.judging import row, write
 from tests.evaluate.reported import BLUE, HOSTILE, IMAGE, RED, RED_TIMES_S, asked, made_with, report, rows
-from tests.waiting import until
+from tests.waiting import wait_for
 from vllava_cli.errors import OutputError, UsageError
 from vllava_cli.evaluate.report_sections import Shot
 from vllava_cli.evaluate.report_sheets import SheetFolder
@@ -219,7 +219,7 @@ def test_ctrl_c_keeps_the_sheets_that_are_made(tmp_path: Path) -> None:
         command, cwd=tmp_path, env=environment_of(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     folder = tmp_path / "report.html.sheets"
-    until(lambda: any(folder.glob("*.webp")))
+    assert wait_for(lambda: any(folder.glob("*.webp")))
     process.send_signal(signal.SIGINT)
     message = "vllava: Interrupted. The same command goes on with the sheets in 'report.html.sheets'.\n"
     assert (*process.communicate(timeout=60), process.returncode) == ("", message, 130)
