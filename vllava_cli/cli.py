@@ -402,7 +402,7 @@ def score(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: given.Quiet = False,
 ) -> int:
-    """Score the answers of a batch: accuracy and more, with intervals; no model is loaded."""
+    """Score the answers of a batch; no model takes part."""
     from vllava_cli.evaluate import score as command
 
     request = command.ScoreRequest(
