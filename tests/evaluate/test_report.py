@@ -7,6 +7,9 @@ import hashlib
 import io
 import os
 import re
+import signal
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.evaluate.judging import row
+from tests.commands.shell import environment_of
+from tests.evaluate.judging import row, write
 from tests.evaluate.reported import BLUE, HOSTILE, IMAGE, RED, RED_TIMES_S, asked, made_with, report, rows
+from tests.waiting import wait_for
 from vllava_cli.errors import OutputError, UsageError
 from vllava_cli.evaluate.report_sections import Shot
 from vllava_cli.evaluate.report_sheets import SheetFolder
@@ -204,6 +209,24 @@ def test_an_interrupted_report_goes_on(tmp_path: Path) -> None:
     assert [path.name for path in sheets.folder.iterdir()] == ["mine.txt"]
 
 
+def test_ctrl_c_keeps_the_sheets_that_are_made(tmp_path: Path) -> None:
+    clips = [tmp_path / f"{number}.mp4" for number in range(300)]
+    for clip in clips:
+        clip.write_bytes(RED.read_bytes())
+    write(tmp_path / "rows.jsonl", [asked(clip, "What?") for clip in clips])
+    command = [sys.executable, "-m", "vllava_cli", "report", "rows.jsonl"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment_of(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    folder = tmp_path / "report.html.sheets"
+    assert wait_for(lambda: any(folder.glob("*.webp")))
+    process.send_signal(signal.SIGINT)
+    message = "vllava: Interrupted. The same command goes on with the sheets in 'report.html.sheets'.\n"
+    assert (*process.communicate(timeout=60), process.returncode) == ("", message, 130)
+    assert any(folder.glob("*.webp"))
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_a_sheet_belongs_to_one_state_of_a_file_and_one_framing(tmp_path: Path) -> None:
     clip = tmp_path / "a.mp4"
     clip.write_bytes(RED.read_bytes())
@@ -237,6 +260,6 @@ def test_a_page_is_not_overwritten_unasked(tmp_path: Path) -> None:
 def test_no_row_and_no_jinja_are_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"has no row. Give the rows of vllava batch."):
         report(tmp_path, [])
-    monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(UsageError, match=r"needs Jinja2, which isn't installed: pip install 'vllava\[evaluate\]'"):
         report(tmp_path, [asked(IMAGE, "What?")])

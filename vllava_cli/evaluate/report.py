@@ -57,7 +57,7 @@ class Picture:
 def run(request: ReportRequest, screen: Screen) -> int:
     """Writes the page; returns the exit code 0, also if some clips can't be shown. Errors: any VllavaError.
 
-    Where Ctrl-C stops it, the sheets that are made already are kept for the next time.
+    KeyboardInterrupt goes through; the sheets that are made by then are kept for the next time.
     """
     if not request.is_overwriting:
         check_free(request.output, "Give --overwrite to replace it, or another name with -o.")
@@ -67,7 +67,11 @@ def run(request: ReportRequest, screen: Screen) -> int:
         raise UsageError(f"{', '.join(map(quoted, request.rows))} has no row. Give the rows of vllava batch.")
     shots = list(dict.fromkeys(section.shot for section in contents.sections))
     sheets = SheetFolder.beside(request.output, len(shots))
-    sheets.make(shots, screen, decoders=request.decoders, limits=request.limits)
+    try:
+        sheets.make(shots, screen, decoders=request.decoders, limits=request.limits)
+    except KeyboardInterrupt:
+        screen.error(f"Interrupted. The same command goes on with the sheets in {quoted(sheets.folder)}.")
+        raise
     _tell(shots, sheets, screen)
     atomic_write(request.output, (piece.encode() for piece in page(contents, sheets, environment)))
     sheets.remove()
