@@ -279,7 +279,7 @@ def batch(
     asked = QuestionWords.of(sys.argv, words or [], question or [], has_jobs=jobs is not None, is_quiet=quiet)
     screen = Screen(is_quiet=asked.is_quiet, is_verbose=verbose)
     request = BatchRequest(
-        inputs=inputs_of(asked.words, asked.questions, jobs, videos, is_recursive=recursive, is_null=null),
+        inputs=inputs_of(asked.words, asked.questions, jobs, videos or [], is_recursive=recursive, is_null=null),
         wishes=wishes,
         framing=framing,
         windowing=given.windowing_with(windowing, framing),

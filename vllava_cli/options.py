@@ -327,9 +327,11 @@ Jobs = Annotated[
     ),
 ]
 Videos = Annotated[
-    Path | None,
+    list[Path] | None,
     typer.Option(
-        metavar="FOLDER", help="The folder of the clips that --jobs names.", show_default="the folder of the jobs file"
+        metavar="FOLDER",
+        help="Find the clips that --jobs names here, or in the folders within; may be given several times.",
+        show_default="the folder of the jobs file",
     ),
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Also look into folders within folders.")]

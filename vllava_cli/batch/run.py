@@ -33,14 +33,8 @@ from vllava_cli.batch.jobs import (
 from vllava_cli.batch.merge import mismatches
 from vllava_cli.batch.output import Output, opened
 from vllava_cli.batch.preflight import Headers, Preflight
-from vllava_cli.batch.progress import (
-    Progress,
-    report_end,
-    report_plan,
-    report_unreadable,
-    report_unused,
-)
-from vllava_cli.batch.request import BatchRequest, Inputs
+from vllava_cli.batch.progress import Progress, report_end, report_found, report_plan, report_unreadable, report_unused
+from vllava_cli.batch.request import BatchRequest
 from vllava_cli.batch.rows import Result, RunInfo, check_fields, further_fields, row_of
 from vllava_cli.commands.provenance import AGREEMENT_KEYS
 from vllava_cli.commands.start import cut_notice, warn_of_demo
@@ -170,13 +164,7 @@ def jobs_of(
     If the batch has windows, their clips are divided with the pool, and `division` gets what was found.
     """
     complaints: list[str] = []
-    requests: Iterable[JobRequest] = _requests(
-        batch.inputs,
-        complaints.append,
-        screen,
-        aside=SUFFIXES if batch.subs else (),
-        has_letters=batch.has_letters,
-    )
+    requests: Iterable[JobRequest] = _requests(batch, complaints.append, screen)
     if batch.windowing and pool and division is not None:
         asked = list(requests)
         with screen.progress(lambda: [f"Finding windows: {division.done:,}/{division.total:,} clips"], is_shared=False):
@@ -202,23 +190,17 @@ def jobs_of(
     return every, len(complaints)
 
 
-def _requests(
-    given: Inputs,
-    complain: Callable[[str], None],
-    screen: Screen,
-    *,
-    aside: Sequence[str] = (),
-    has_letters: bool = False,
-) -> Iterator[JobRequest]:
-    stdin = sys.stdin.buffer if sys.stdin else None
+def _requests(batch: BatchRequest, complain: Callable[[str], None], screen: Screen) -> Iterator[JobRequest]:
+    given, stdin = batch.inputs, sys.stdin.buffer if sys.stdin else None
     if given.jobs:
         yield from job_files.requests_in(
             given.jobs,
             stdin=stdin,
             videos=given.videos,
             questions=given.questions,
-            has_letters=has_letters,
+            has_letters=batch.has_letters,
             notice=screen.notice,
+            on_found=lambda found: report_found(found, batch, screen),
         )
         return
     for path in inputs.paths(
@@ -228,7 +210,7 @@ def _requests(
         is_null=given.is_null,
         tell=complain,
         notice=lambda text: screen.notice(f"vllava: {text}"),
-        aside=aside,
+        aside=SUFFIXES if batch.subs else (),
     ):
         for question in given.questions:
             yield JobRequest(path=path, question=question)

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vllava_cli.batch.job_files import MAX_LIST_BYTES, NAME_KEYS, rows
+from vllava_cli.batch.clip_names import NAME_KEYS
+from vllava_cli.batch.job_readers import MAX_LIST_BYTES, rows
 from vllava_cli.errors import UsageError, quoted
 from vllava_cli.evaluate.gold import GOLD_KEYS
 from vllava_cli.media.file_check import MEDIA_SUFFIXES
