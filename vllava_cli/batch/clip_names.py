@@ -207,9 +207,11 @@ class ClipNames:
     def _nearest(self, places: Sequence[tuple[ClipTree, Place]], parts: tuple[str, ...]) -> Match | None:
         """Chooses the place that has the most folders of a name, in the first tree that has such a place."""
         inner = parts[:-1]
-        most = max(place.shared(inner) for _, place in places)
-        tree = next(tree for tree, place in places if place.shared(inner) == most)
-        near = [place for its, place in places if its is tree and place.shared(inner) == most]
+        shared = [place.shared(inner) if inner else 0 for _, place in places]
+        most = max(shared)
+        best = [pair for pair, count in zip(places, shared, strict=True) if count == most]
+        tree = best[0][0]
+        near = [place for its, place in best if its is tree]
         near = [place for place in near if place.folder == tree.root] or near
         path, *others = sorted(place.path for place in near)
         other = next((each for each in others if not _is_same(path, each)), None)
