@@ -236,7 +236,7 @@ def batch(
     prune: given.Prune = False,
     fail_fast: given.FailFast = False,
     dry_run: given.DryRun = False,
-    choices: given.Choices = None,
+    choices: given.JobChoices = None,
     choice_style: given.ChoiceStyle = "text",
     calibrate: given.Calibrate = False,
     shard: given.ShardWish = None,
@@ -425,23 +425,18 @@ def score(
 def export(
     *,
     rows: judged.RowFiles,
-    form: Annotated[str, typer.Option("--as", metavar="FORM", help="The scorer that is to read the rows.")] = "jsonl",
+    form: judged.Form = "jsonl",
     gold: judged.Gold = None,
-    output: given.Output = None,
-    overwrite: given.Overwrite = False,
+    gold_as: judged.GoldAs = "auto",
+    output: judged.Exported = None,
+    overwrite: judged.ReplaceExported = False,
     quiet: given.Quiet = False,
 ) -> int:
     """Write the answers of a batch for another scorer."""
     from vllava_cli.evaluate import export as command
 
-    if form not in command.EXPORT_FORMS:
-        raise UsageError(f"--as {form!r} is not a form: give one of {', '.join(command.EXPORT_FORMS)}.")
     request = command.ExportRequest(
-        rows=tuple(rows),
-        form=form,
-        gold=gold,
-        output=Path(output) if output else None,
-        is_overwriting=overwrite,
+        rows=tuple(rows), form=form, gold=gold, gold_form=gold_as, output=output, is_overwriting=overwrite
     )
     return command.run(request, Screen(is_quiet=quiet))
 

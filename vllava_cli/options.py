@@ -252,6 +252,16 @@ Choices = Annotated[
         show_default="free text",
     ),
 ]
+JobChoices = Annotated[
+    Several | None,
+    typer.Option(
+        **read_by(choices_of),
+        metavar="A,B,...",
+        help="Answer with the likeliest of these texts, separated by commas; rows of --jobs that have options are "
+        "answered with one of their own.",
+        show_default="free text",
+    ),
+]
 ChoiceStyle = Annotated[
     str,
     typer.Option(
@@ -323,7 +333,9 @@ Questions = Annotated[
 Jobs = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="Pairs of clip and question: .jsonl, .json, .csv or .tsv; - is JSONL from stdin."
+        metavar="FILE",
+        help="Clips, questions and options, as benchmarks have them: .jsonl, .json, .csv, .tsv or .parquet; - is JSONL "
+        "from stdin.",
     ),
 ]
 Videos = Annotated[

@@ -52,7 +52,7 @@ def page(browser: Browser, file: Path) -> Iterator[Page]:
 
 def shown(page: Page) -> list[int]:
     """The questions that are seen, by their places in the rows, from top to bottom."""
-    texts = page.locator("li.row:visible h3").all_inner_texts()
+    texts = page.locator("li.row:visible h3").all_text_contents()
     return [next(place for place, each in enumerate(QUESTIONS) if text.startswith(each)) for text in texts]
 
 

@@ -16,7 +16,7 @@ from vllava_cli.batch.clip_names import ClipNames, FoundClips, shown
 from vllava_cli.batch.job_fields import Known, choices_of, known_keys, window_of
 from vllava_cli.batch.job_readers import JobRow, rows
 from vllava_cli.batch.job_shapes import ANSWERS
-from vllava_cli.batch.jobs import CHOICES, ROW_KEYS, WINDOW_KEYS, JobRequest
+from vllava_cli.batch.jobs import ROW_KEYS, JobRequest
 from vllava_cli.errors import UsageError, quoted
 from vllava_cli.storage.jsonl import BYTES, exact
 
@@ -32,17 +32,19 @@ def requests_in(
     videos: Sequence[Path],
     questions: tuple[str, ...],
     has_letters: bool = False,
+    unused: dict[str, str] | None = None,
     notice: Callable[[str], object] = lambda _: None,
     on_found: Callable[[FoundClips], object] = lambda _: None,
 ) -> Iterator[JobRequest]:
     """Yields the requests of each row, in order; a row without a question gets each of `questions`.
 
     Clips are looked up in `videos`, or else in the folder of the jobs file; a clip that isn't found still gets a path
-    in the first folder. With `has_letters` two options of a row may be equal. `notice` is called with a sentence for
-    each field that can't be copied into the rows, and `on_found` in the end with what was found. Errors: UsageError for
-    a file that can't be read and for the first damaged row.
+    in the first folder. With `has_letters` two options of a row may be equal. `unused` gets the names that fields have
+    in the rows of the output, with those that they have in the file. `notice` is called with a sentence for each field
+    that can't be copied, and `on_found` in the end with what was found. Errors: UsageError for a file that can't be
+    read and for the first damaged row.
     """
-    names, reported = _clip_names(file, videos), set[str]()
+    names, reported, unused = _clip_names(file, videos), set[str](), {} if unused is None else unused
     seen: dict[tuple[str, ...], tuple[str, ...]] = {}
     """The choices of all rows: where many rows have the same ones, they are in memory once."""
     for row, key, path in names.named(map(_exact, rows(file, stdin=stdin, notice=notice))):
@@ -56,11 +58,12 @@ def requests_in(
         fields, gone = _fields(
             _answered(row, key, text_key),
             {key, _QUESTION, text_key, *option_keys, *time_keys},
-            (*((CHOICES,) if choices else ()), *(WINDOW_KEYS if window else ())),
         )
         for each in sorted(gone - reported):
             reported.add(each)
             notice(f'vllava: "{each}" in the jobs is left out, because they have "job_{each}" as well.')
+        if not unused.keys() >= fields.keys():
+            unused.update((name, name if name in row.values else name.removeprefix("job_")) for name in fields)
         choices = seen.setdefault(choices, choices)
         for question in (asked,) if asked is not None else questions:
             yield JobRequest(path=path, question=question, fields=fields, choices=choices, window=window)
@@ -116,17 +119,15 @@ def _answered(row: JobRow, name_key: str, text_key: str) -> Mapping[str, object]
     return {_KEY: row.where.key, **values} if name_key and row.where.key and _KEY not in values else values
 
 
-def _fields(
-    values: Mapping[str, object], used: Collection[str], own: Collection[str]
-) -> tuple[dict[str, object], set[str]]:
+def _fields(values: Mapping[str, object], used: Collection[str]) -> tuple[dict[str, object], set[str]]:
     """Returns the fields to copy into the row of the result, without the `used` ones, and the keys of those left out.
 
-    The keys of a result's own fields are renamed: "answer" → "job_answer". Those in `own` are its own in this row
-    alone. If there is a "job_answer" already, "answer" is left out.
+    The keys of a result's own fields are renamed: "answer" → "job_answer". If there is a "job_answer" already, "answer"
+    is left out.
     """
     fields, gone = {}, set()
     for key, value in values.items():
-        name = f"job_{key}" if key in ROW_KEYS or key in own else key
+        name = f"job_{key}" if key in ROW_KEYS else key
         if key in used:
             continue
         if name != key and name in values:
