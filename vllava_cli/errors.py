@@ -5,6 +5,7 @@ VllavaError                  exit code 1 unless the class has another
 │   └── WishError            an impossible --device, --precision or --attention  exit 2
 ├── MediaError               a clip or an image that can't be used
 │   ├── DamagedError         a clip of which nothing is left to see
+│   ├── TrimError            no frame of a clip lies where it is asked for
 │   ├── ForbiddenError       a clip that a server doesn't open for a request
 │   ├── TooLargeError        a clip with more bytes than a server takes
 │   └── FetchError           a clip at a URL that can't be fetched
@@ -54,6 +55,10 @@ class MediaError(VllavaError):
 
 
 class DamagedError(MediaError):
+    pass
+
+
+class TrimError(MediaError):
     pass
 
 

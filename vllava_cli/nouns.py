@@ -5,6 +5,7 @@ Nothing heavy is imported here; numpy appears in annotations alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -48,6 +49,7 @@ PickReason = Literal["scene", "third", "filled", "key frame"]
 filled: it lies in the middle of a gap · key frame: it is one."""
 Boundary = Literal["every", "scenes", "chapters"]
 """What ends a window: an even length, a cut between scenes, or a chapter of the container."""
+WINDOW_FLAGS: dict[Boundary, str] = {"every": "--every", "scenes": "--scenes", "chapters": "--at-chapters"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +243,7 @@ class Window:
 
     start_s: float
     end_s: float
+    """Infinite where the part ends with the clip."""
     title: str = ""
     """The name of a chapter."""
     is_held: bool = False
@@ -252,7 +255,8 @@ class Window:
         """Returns the framing that takes its frames from this window."""
         if self.is_held:
             return replace(whole, start_s=None, end_s=None, at_s=(self.start_s,), pick="uniform")
-        return replace(whole, start_s=self.start_s, end_s=self.end_s)
+        end_s = None if math.isinf(self.end_s) else self.end_s
+        return replace(whole, start_s=self.start_s, end_s=end_s, at_s=())
 
 
 @dataclass(frozen=True, kw_only=True)

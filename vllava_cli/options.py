@@ -21,6 +21,7 @@ from vllava_cli.nouns import (
     FRAMES_PER_CLIP,
     OFF,
     WHITE,
+    WINDOW_FLAGS,
     Attention,
     Boundary,
     DecodeLimits,
@@ -251,6 +252,16 @@ Choices = Annotated[
         show_default="free text",
     ),
 ]
+JobChoices = Annotated[
+    Several | None,
+    typer.Option(
+        **read_by(choices_of),
+        metavar="A,B,...",
+        help="Answer with the likeliest of these texts, separated by commas; rows of --jobs that have options are "
+        "answered with one of their own.",
+        show_default="free text",
+    ),
+]
 ChoiceStyle = Annotated[
     str,
     typer.Option(
@@ -322,13 +333,17 @@ Questions = Annotated[
 Jobs = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="Pairs of clip and question: .jsonl, .json, .csv or .tsv; - is JSONL from stdin."
+        metavar="FILE",
+        help="Clips, questions and options, as benchmarks have them: .jsonl, .json, .csv, .tsv or .parquet; - is JSONL "
+        "from stdin.",
     ),
 ]
 Videos = Annotated[
-    Path | None,
+    list[Path] | None,
     typer.Option(
-        metavar="FOLDER", help="The folder of the clips that --jobs names.", show_default="the folder of the jobs file"
+        metavar="FOLDER",
+        help="Find the clips that --jobs names here, or in the folders within; may be given several times.",
+        show_default="the folder of the jobs file",
     ),
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Also look into folders within folders.")]
@@ -616,9 +631,11 @@ def has_letters(style: str) -> bool:
     return style == "letter"
 
 
-def choosing(sampling: Sampling, choices: Several | None, *, is_calibrated: bool) -> Sampling:
-    """Adds --choices and --calibrate to the sampling. Errors: UsageError."""
-    if is_calibrated and not choices:
+def choosing(
+    sampling: Sampling, choices: Several | None, *, is_calibrated: bool, may_have_others: bool = False
+) -> Sampling:
+    """Adds --choices and --calibrate to the sampling; jobs may have other choices. Errors: UsageError."""
+    if is_calibrated and not (choices or may_have_others):
         raise UsageError("--calibrate needs --choices: add --choices yes,no, or leave it out.")
     return replace(sampling, choices=tuple(choices or ()), is_calibrated=is_calibrated)
 
@@ -747,7 +764,7 @@ def windowing_of(
 def windowing_with(windowing: Windowing | None, framing: Framing) -> Windowing | None:
     """Returns the windowing. Errors: UsageError for a framing that names single frames of the clip."""
     if windowing and framing.at_s:
-        name = {"every": "--every", "scenes": "--scenes", "chapters": "--at-chapters"}[windowing.by]
+        name = WINDOW_FLAGS[windowing.by]
         raise UsageError(f"--at can't be combined with {name}, whose windows have frames of their own. Leave one out.")
     return windowing
 

@@ -19,6 +19,7 @@ SPECIAL_TOKENS = ("<video>", "<image>", "<pad>", "<unk>", "<s>", "</s>")
 ROLES = ("USER:", "ASSISTANT:")
 MAX_QUESTION_BYTES = 1 << 20
 """The longest question that is read from stdin or a chat's lines."""
+MOST_LETTERS = len(ascii_uppercase)
 
 
 def turn(question: str, kinds: Sequence[MediaKind] = ()) -> str:

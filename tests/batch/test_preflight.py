@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from vllava_cli.batch.preflight import Headers, Preflight
 from vllava_cli.batch.rows import JobError
 from vllava_cli.errors import MediaError
 from vllava_cli.media.decoder.pool import Pool, ReadAhead
-from vllava_cli.nouns import Clip, Framing, MediaKind
+from vllava_cli.nouns import Clip, Framing, MediaKind, Window
 
 A_MOMENT_S = 60.0
 FRAMING = Framing(start_s=1.0)
@@ -44,7 +44,7 @@ class Threads:
     def frames(self, files: Iterator[tuple[ClipJobs, Path, Framing, object]]) -> str:
         asked = list(files)
         self.frames_of = [unit for unit, path, *_ in asked if unit.path == path]
-        (self.framing,) = {framing for *_, framing, _ in asked} or {None}
+        self.framing = next((framing for *_, framing, _ in asked), None)
         return "frames"
 
 
@@ -92,6 +92,7 @@ def test_headers_say_what_can_be_used_and_its_frames_are_read_ahead(framing: Fra
         videos=2,
         duration_s=2.5,
         unknown=1,
+        images=1,
     )
     assert preflight.headers.done == 5
 
@@ -135,19 +136,29 @@ def test_a_header_that_takes_too_long_holds_up_no_other_clip() -> None:
     assert found.unknown == 0
 
 
-class Failing(list[ClipJobs]):
-    """Can't be gone through a second time: that fails behind the first clip."""
+class Failing(Threads):
+    """Fails when it is asked for frames, which is in the thread."""
 
-    passes = 0
-
-    def __iter__(self) -> Iterator[ClipJobs]:
-        self.passes += 1
-        yield self[0]
-        if self.passes > 1:
-            raise KeyError("from the caller's own code")
+    def frames(self, files: Iterator[tuple[ClipJobs, Path, Framing, object]]) -> str:  # noqa: ARG002
+        raise KeyError("from the caller's own code")
 
 
 def test_what_stops_the_thread_is_raised_where_it_is_waited_for() -> None:
-    preflight = begun(Threads(mixed), Failing(UNITS[:1]))
+    preflight = begun(Failing(mixed), UNITS[:1])
     with pytest.raises(KeyError, match="caller"):
         preflight.wait(A_MOMENT_S)
+
+
+def test_the_header_of_a_clip_with_several_parts_is_read_once() -> None:
+    parts = [
+        ClipJobs(jobs=tuple(replace(job, window=Window(start_s=start, end_s=start + 1)) for job in unit.jobs))
+        for unit in (UNITS[0], UNITS[2])
+        for start in (0.0, 1.0)
+    ]
+    read: list[Path] = []
+    threads = Threads(lambda path: read.append(path) or mixed(path))
+    preflight = begun(threads, parts)
+    assert preflight.wait(A_MOMENT_S)
+    assert (read, preflight.headers.good) == ([UNITS[0].path, UNITS[2].path], parts[:2])
+    assert [clip for clip, _ in preflight.headers.bad] == parts[2:]
+    assert threads.frames_of == parts[:2]

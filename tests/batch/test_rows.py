@@ -128,11 +128,11 @@ JOBS = [job(question_id=1, kind="a"), job(kind="b", **{"meta.data": {"fps": 25}}
 
 def test_columns_are_those_of_all_rows_and_then_each_further_field_once() -> None:
     """A table has two objects only where they are named, and the bytes of paths only where one isn't UTF-8."""
-    assert columns_of(JOBS, ()) == (*PLAIN, "question_id", "kind", "meta.data")
-    assert columns_of([], ("yes", "no")) == (*PLAIN, "probabilities")
-    assert table_columns(JOBS, ("yes", "no")) == (*PLAIN[:-2], "probabilities", "question_id", "kind", "meta.data")
+    assert columns_of(JOBS, ABOUT) == (*PLAIN, "question_id", "kind", "meta.data")
+    assert columns_of([], YES_OR_NO) == (*PLAIN, "probabilities")
+    assert table_columns(JOBS, YES_OR_NO) == (*PLAIN[:-2], "probabilities", "question_id", "kind", "meta.data")
     odd = job("caf\udce9.mp4", split="test")
-    assert table_columns([odd, job("b.mp4")], ()) == ("id", "path", "path_bytes", *PLAIN[2:-2], "split")
+    assert table_columns([odd, job("b.mp4")], ABOUT) == ("id", "path", "path_bytes", *PLAIN[2:-2], "split")
 
 
 @pytest.mark.parametrize(
@@ -145,8 +145,8 @@ def test_columns_are_those_of_all_rows_and_then_each_further_field_once() -> Non
     ],
 )
 def test_fields_that_a_row_may_have_are_accepted(field: str) -> None:
-    check_fields(("id", field), JOBS, ("yes", "a.b"))
-    check_fields((field + "x",), [], ())  # without jobs nobody knows their fields
+    check_fields(("id", field), JOBS, replace(ABOUT, choices=("yes", "a.b")))
+    check_fields((field + "x",), [], ABOUT)  # without jobs nobody knows their fields
 
 
 @pytest.mark.parametrize(
@@ -154,12 +154,12 @@ def test_fields_that_a_row_may_have_are_accepted(field: str) -> None:
     ["anwser", "error.knd", "error.kind.of", "probabilities.no", "meta", "PATH", ".", "", "made_with.devic"],
 )
 def test_fields_that_would_be_empty_in_every_row_are_refused(field: str) -> None:
-    assert refused(UsageError, check_fields, ("id", field), JOBS, ("yes", "a.b")) == (
+    assert refused(UsageError, check_fields, ("id", field), JOBS, replace(ABOUT, choices=("yes", "a.b"))) == (
         f"--fields names {field!r}, which no row has. Rows have {', '.join(PLAIN)}, probabilities, question_id, kind, "
         "meta.data."
     )
     with pytest.raises(UsageError, match="'probabilities', which no row has"):
-        check_fields(("probabilities",), JOBS, ())
+        check_fields(("probabilities",), JOBS, ABOUT)
 
 
 ROW = {

@@ -8,7 +8,7 @@ import pytest
 
 from tests.commands.turns import Piped, Terminal
 from tests.refusals import refused
-from vllava_cli.batch.job_files import MAX_JOB_BYTES
+from vllava_cli.batch.job_readers import MAX_JOB_BYTES
 from vllava_cli.commands.start import clip_paths, question_of, split_words, start
 from vllava_cli.demo import CHECKPOINT
 from vllava_cli.engine.checkpoint import describe

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from tests.engine.engines import ask
+from tests.engine.engines import PHRASES, ask
 from vllava_cli.answers import Answer, Conversation, Sampling
 from vllava_cli.engine.answering import AnswerRequest, AnswerResult, NextRequests
 from vllava_cli.engine.batch import BatchScheduler
@@ -34,6 +34,9 @@ QUESTIONS = (
 )
 
 
+NO_CHOICES: Mapping[str, tuple[str, ...]] = {}
+
+
 def crossed(media: Iterable[Frames], questions: Iterable[str]) -> list[Job]:
     """Every question about every medium, clip after clip."""
     questions = tuple(questions)
@@ -44,8 +47,12 @@ def shuffled(jobs: Sequence[Job], seed: int) -> list[Job]:
     return random.Random(seed).sample(jobs, len(jobs))
 
 
-def query(job: Job) -> AnswerRequest[Job]:
-    return AnswerRequest(key=job, medium=job[0], question=job[1])
+OWN_CHOICES = dict(zip(QUESTIONS, (PHRASES, ("left", "right"), (), ("up", "the star", "a b c d e"), ()), strict=False))
+"""Choices of single questions: some of several tokens, some of one token, and none."""
+
+
+def query(job: Job, choices: Mapping[str, tuple[str, ...]] = NO_CHOICES) -> AnswerRequest[Job]:
+    return AnswerRequest(key=job, medium=job[0], question=job[1], choices=choices.get(job[1], ()))
 
 
 def portions(given: Iterable[Sequence[Job]]) -> NextRequests[Job]:
@@ -57,7 +64,9 @@ def given_at_once(given: Sequence[AnswerRequest[Job] | AnswerResult[Job]]) -> Ne
     return _source([given])
 
 
-def as_asked(jobs: Sequence[Job], asked: list[int] | None = None) -> NextRequests[Job]:
+def as_asked(
+    jobs: Sequence[Job], asked: list[int] | None = None, choices: Mapping[str, tuple[str, ...]] = NO_CHOICES
+) -> NextRequests[Job]:
     """A source that gives as many as it is asked for; `asked` gets these numbers."""
     left = list(jobs)
 
@@ -66,7 +75,7 @@ def as_asked(jobs: Sequence[Job], asked: list[int] | None = None) -> NextRequest
             asked.append(most)
         given = left[:most]
         del left[:most]
-        return [query(job) for job in given] or None
+        return [query(job, choices) for job in given] or None
 
     return source
 
@@ -127,13 +136,16 @@ def run(
     return batch
 
 
-def streamed(engine: Engine, jobs: Iterable[Job], sampling: Sampling) -> dict[Job, Answer]:
+def streamed(
+    engine: Engine, jobs: Iterable[Job], sampling: Sampling, choices: Mapping[str, tuple[str, ...]] = NO_CHOICES
+) -> dict[Job, Answer]:
     """What each question gets from the stream in a conversation of its own."""
     answers: dict[Job, Answer] = {}
     for medium, question in jobs:
         engine.prompt_cache = None
         conversation = Conversation(attached=(medium,))
-        answers[medium, question] = ask(engine, conversation, question, sampling)
+        own = replace(sampling, choices=choices.get(question, sampling.choices))
+        answers[medium, question] = ask(engine, conversation, question, own)
     return answers
 
 

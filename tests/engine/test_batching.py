@@ -12,6 +12,7 @@ from weakref import WeakSet
 import pytest
 
 from tests.engine.batches import (
+    OWN_CHOICES,
     QUESTIONS,
     Job,
     Pass,
@@ -199,6 +200,24 @@ def test_choices_are_as_likely_as_in_the_stream(
         assert found.answer.probabilities == pytest.approx(answers[job].probabilities, abs=1e-5)
         assert found.answer.stats.new_tokens == answers[job].stats.new_tokens
     assert len({answer.text for answer in answers.values()}) > 1
+
+
+@pytest.mark.parametrize("is_calibrated", [False, True])
+def test_rows_with_choices_of_their_own_and_without_are_read_in_one_pass(
+    is_calibrated: bool, media: tuple[Frames, ...], demo_engine: Engine
+) -> None:
+    jobs = crossed([medium for medium in media if medium.kind == "video"][:3], QUESTIONS[:5])
+    sampling = replace(FREE, is_calibrated=is_calibrated)
+    answers = streamed(demo_engine, jobs, sampling, OWN_CHOICES)
+    with row_counts(demo_engine) as rows:
+        batch = run(demo_engine, sampling, as_asked(jobs, None, OWN_CHOICES), most_rows=16)
+    assert batch.said == said(answers)
+    for job, found in batch.found.items():
+        assert found.answer
+        assert found.answer.probabilities == pytest.approx(answers[job].probabilities, abs=1e-5)
+        assert len(found.answer.probabilities) == len(OWN_CHOICES[job[1]])
+    if not is_calibrated:
+        assert rows[:3] == [3, 15, 6], "the clips, all prompts, and two questions whose choices have several tokens"
 
 
 def test_rows_that_were_begun_are_finished_and_no_other_is_begun(few: list[Job], random_engine: Engine) -> None:

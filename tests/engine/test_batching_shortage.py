@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.engine.batches import (
+    OWN_CHOICES,
     QUESTIONS,
     Job,
     Pass,
@@ -79,12 +80,24 @@ def test_rows_are_halved_until_they_fit(
 
 
 def test_choices_are_scored_in_smaller_batches(jobs: list[Job], ending_engine: Engine) -> None:
-    """Two options are fed for each row."""
-    sampling = Sampling(choices=("a red circle", "what is in this clip"))
-    wanted = said(streamed(ending_engine, jobs, sampling))
+    """Rows with and without choices are read together, and those with several tokens are fed for each row at once."""
+    wanted = said(streamed(ending_engine, jobs, SAMPLING, OWN_CHOICES))
     with watched(ending_engine, short_of(3)):
-        batch = run(ending_engine, sampling, as_asked(jobs), most_rows=8)
-    assert (batch.said, batch.shortages[-1], batch.faults) == (wanted, 1, {})
+        batch = run(ending_engine, SAMPLING, as_asked(jobs, None, OWN_CHOICES), most_rows=8)
+    assert (batch.said, batch.faults) == (wanted, {})
+    assert batch.shortages
+
+
+@pytest.mark.parametrize("place", ["log_likelihoods", "BatchScheduler._decode"])
+@pytest.mark.parametrize("operations", [0, 7, 40])
+def test_memory_that_runs_out_between_scoring_and_decoding_loses_no_row(
+    operations: int, place: str, jobs: list[Job], ending_engine: Engine
+) -> None:
+    wanted = said(streamed(ending_engine, jobs, SAMPLING, OWN_CHOICES))
+    left = iter([*[False] * operations, True])
+    with Shortage(lambda: is_within(place) and next(left, False)) as shortage:
+        batch = run(ending_engine, SAMPLING, as_asked(jobs, None, OWN_CHOICES), most_rows=8)
+    assert (shortage.count, batch.said, len(batch.shortages)) == (1, wanted, 1)
 
 
 def shows(engine: Engine, medium: Frames) -> Callable[[Pass], bool]:

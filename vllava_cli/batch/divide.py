@@ -92,7 +92,7 @@ class KnownClips:
         headers.videos = sum(clip.kind == "video" for clip in clips.values())
         headers.duration_s = sum(clip.duration_s or 0.0 for clip in clips.values())
         headers.windows = sum(clip.jobs[0].window is not None for clip in headers.good)
-        headers.pictures = len(clips) - headers.videos
+        headers.images = len(clips) - headers.videos
         if framing:
             self.frames = pool.frames_of_windows(framed(filter(is_wanted, headers.good), framing, agreeing))
 

@@ -1,92 +1,75 @@
-"""Reads clips and questions from a jobs file: its rows, their fields, and the paths of the clips that they name.
+"""Makes job requests of the rows of a jobs file: their questions, their fields, and the paths of the clips they name.
 
-The file is JSON lines, a JSON list, CSV or TSV. Only one row is held in memory, but a JSON list is held whole; both
-have a limit. The first damaged row ends the reading. A row names a clip by its file's name, by that name without the
-ending, or by the id that a benchmark gives the clip.
+A row names a clip by its file's name, by that name without the ending, or by the id that a benchmark gives the clip;
+in a JSON object of rows, the name under which a row stands may be that of its clip.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache, partial
-from itertools import chain
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import BinaryIO
 
+from vllava_cli.batch.clip_names import NAME_KEYS, ClipNames, FoundClips, shown
+from vllava_cli.batch.job_fields import Known, choices_of, known_keys, window_of
+from vllava_cli.batch.job_readers import JobRow, rows
+from vllava_cli.batch.job_shapes import ANSWERS
 from vllava_cli.batch.jobs import ROW_KEYS, JobRequest
 from vllava_cli.errors import UsageError, quoted
-from vllava_cli.media.file_check import VIDEO_SUFFIXES
-from vllava_cli.media.inputs import piped
-from vllava_cli.media.remote.policy import scheme_of
-from vllava_cli.nouns import STDIN, Window
-from vllava_cli.storage.files import as_output_error
-from vllava_cli.storage.jsonl import BYTES, exact, refuse_constant
+from vllava_cli.storage.jsonl import BYTES, exact
 
-NAME_KEYS = ("video", "path", "clip", "video_path", "video_name", "gif_name", "video_id")
-"""The first of these that a row has names its clip."""
-_BENCHMARK_KEYS = ("video_name", "video_id")
 _QUESTION = "question"
-MOST_SHOWN = 200
-_SPACE = " \t\r\n"
-MAX_JOB_BYTES = 1 << 20
-"""Far less than a row of the output may have, because a job's fields are copied into it beside the answer."""
-MAX_LIST_BYTES = 64 << 20
-"""A list is in memory while it is read; the questions of a benchmark have some MB."""
-_joined = os.path.join  # a Path for each of a million jobs costs seconds
-_RANKS = {suffix: rank for rank, suffix in enumerate((*VIDEO_SUFFIXES, ".gif"))}
+_KEY = "key"
+"""The field with the name under which a JSON object has a row that names its clip itself."""
+_NAME = "video_name"
 
 
 def requests_in(
     file: Path,
     *,
     stdin: BinaryIO | None,
-    videos: Path | None,
+    videos: Sequence[Path],
     questions: tuple[str, ...],
+    has_letters: bool = False,
+    unused: dict[str, str] | None = None,
     notice: Callable[[str], object] = lambda _: None,
+    on_found: Callable[[FoundClips], object] = lambda _: None,
 ) -> Iterator[JobRequest]:
     """Yields the requests of each row, in order; a row without a question gets each of `questions`.
 
     Clips are looked up in `videos`, or else in the folder of the jobs file; a clip that isn't found still gets a path
-    in that folder. `notice` is called with a sentence for each field that can't be copied into the rows. Errors:
-    UsageError for a file that can't be read and for the first damaged row.
+    in the first folder. With `has_letters` two options of a row may be equal. `unused` gets the names that fields have
+    in the rows of the output, with those that they have in the file. `notice` is called with a sentence for each field
+    that can't be copied, and `on_found` in the end with what was found. Errors: UsageError for a file that can't be
+    read and for the first damaged row.
     """
-    names, reported = ClipNames(_folder(file, videos)), set[str]()
-    for row in map(_exact, rows(file, stdin=stdin)):
-        key, name = _name(row)
-        asked = _question(row)
+    names, reported, unused = _clip_names(file, videos), set[str](), {} if unused is None else unused
+    seen: dict[tuple[str, ...], tuple[str, ...]] = {}
+    """The choices of all rows: where many rows have the same ones, they are in memory once."""
+    found = map(_keyed, map(_exact, rows(file, stdin=stdin, notice=notice)))
+    for row, key, path in names.named(found):
+        known = known_keys(tuple(row.values))
+        asked, text_key = _question(row, known)
         if asked is None and not questions:
-            lack = 'its "question" is empty' if _QUESTION in row.values else f'it has {_shown(row)}, but no "question"'
+            lack = f'its "{text_key}" is empty' if text_key else f'it has {shown(row)}, but no "question"'
             raise row.where.fault(f"{lack}, and none was given with -Q")
-        path = names.path(name, is_of_benchmark=key in _BENCHMARK_KEYS)
-        choices = _choices(row)
-        window = _window(row)
+        choices, option_keys = choices_of(row, known, has_letters=has_letters)
+        window, time_keys = window_of(row, known)
         fields, gone = _fields(
-            row.values, {key, _QUESTION} | ({"choices"} if choices else set()) | ({"start", "end"} if window else set())
+            _answered(row.values, text_key),
+            {key, _QUESTION, text_key, *option_keys, *time_keys},
         )
         for each in sorted(gone - reported):
             reported.add(each)
             notice(f'vllava: "{each}" in the jobs is left out, because they have "job_{each}" as well.')
+        if not unused.keys() >= fields.keys():
+            unused.update((name, name if name in row.values else name.removeprefix("job_")) for name in fields)
+        choices = seen.setdefault(choices, choices)
         for question in (asked,) if asked is not None else questions:
             yield JobRequest(path=path, question=question, fields=fields, choices=choices, window=window)
-
-
-def _choices(row: JobRow) -> tuple[str, ...]:
-    """Returns the choices of a row."""
-    value = row.values.get("choices")
-    return tuple(map(str, value)) if isinstance(value, list) else ()
-
-
-def _window(row: JobRow) -> Window | None:
-    """Returns the part of the clip that a row asks about."""
-    start_s, end_s = row.values.get("start"), row.values.get("end")
-    if not isinstance(start_s, int | float) or not isinstance(end_s, int | float):
-        return None
-    return Window(start_s=start_s, end_s=end_s)
+    on_found(names.found())
 
 
 def _exact(row: JobRow) -> JobRow:
@@ -99,55 +82,49 @@ def _exact(row: JobRow) -> JobRow:
         raise row.where.fault("it is nested too deeply") from exc
 
 
-def _folder(file: Path, videos: Path | None) -> str:
-    """Returns the folder of the clips, "" for the current one. Errors: UsageError if `videos` isn't a folder."""
-    if videos is not None and not os.path.isdir(videos):
-        raise UsageError(f"{quoted(videos)} is not a folder: give --videos the folder that the clips are in.")
-    folder = videos or file.parent
-    return "" if folder == Path() else str(folder)
+def _keyed(row: JobRow) -> JobRow:
+    """Makes a field of the name under which a row stands: that of its clip if no other field names one, or "key"."""
+    if not row.where.key:
+        return row
+    names_itself = any(row.values.get(key) not in (None, "") for key in NAME_KEYS)
+    return row._replace(values={_KEY if names_itself else _NAME: row.where.key, **row.values})
 
 
-def _name(row: JobRow) -> tuple[str, str]:
-    """Returns the key of the field that names the clip, and the name. Errors: UsageError."""
-    for key in NAME_KEYS:
-        value = row.values.get(key)
-        if value is None or value == "":
-            continue
-        if isinstance(value, bool) or not isinstance(value, str | int):
-            raise row.where.fault(f'"{key}" is neither a name nor a number')
-        _check_encodable(str(value), key, row.where)
-        if "\0" in str(value):
-            raise row.where.fault(f'"{key}" has a NUL, which no file name can have')
-        return key, str(value)
-    raise row.where.fault(f"it names no clip: it has {_shown(row)}, and needs one of {', '.join(NAME_KEYS)}")
+def _clip_names(file: Path, videos: Sequence[Path]) -> ClipNames:
+    """Returns what finds the clips: in `videos`, or beside the jobs file. Errors: UsageError for what is no folder."""
+    for folder in videos:
+        if not os.path.isdir(folder):
+            raise UsageError(f"{quoted(folder)} is not a folder: give --videos the folder that the clips are in.")
+    folders = ["" if folder == Path() else str(folder) for folder in videos or (file.parent,)]
+    return ClipNames(*folders, is_deep=bool(videos))
 
 
-def _shown(row: JobRow) -> str:
-    """Returns the names of a row's fields, "name, q", cut off where they are too long for a message."""
-    text = ", ".join(row.values)
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+def _question(row: JobRow, known: Known) -> tuple[str | None, str]:
+    """Returns the question of a row, None if it is missing or empty, and its key, "" if there is none.
+
+    Errors: UsageError.
+    """
+    empty = ""
+    for key in known.questions:
+        value = row.values[key]
+        if isinstance(value, str) and value.strip():
+            row.where.check_text(value, key)
+            return value, key
+        if key == _QUESTION and value is not None and not isinstance(value, str):
+            raise row.where.fault(f'"{key}" is not text')
+        empty = empty or key
+    return None, empty
 
 
-def _check_encodable(text: str, key: str, where: Location) -> None:
-    """Raises a UsageError for a lone surrogate; in a name it may stand for a byte that isn't UTF-8."""
-    try:
-        text.encode() if key == _QUESTION else os.fsencode(text)
-    except UnicodeEncodeError as exc:
-        raise where.fault(f'"{key}" has half of a character (a lone surrogate)') from exc
+def _answered(values: Mapping[str, object], text_key: str) -> Mapping[str, object]:
+    """Returns the fields of a row: the right answer "A" of a question "Q" is "answer", as in most files."""
+    answer = ANSWERS.get(text_key, "")
+    if answer not in values or "answer" in values:
+        return values
+    return {"answer" if key == answer else key: value for key, value in values.items()}
 
 
-def _question(row: JobRow) -> str | None:
-    """Returns the question of a row; None if it is missing or empty. Errors: UsageError."""
-    value = row.values.get(_QUESTION)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    if not isinstance(value, str):
-        raise row.where.fault('"question" is not text')
-    _check_encodable(value, _QUESTION, row.where)
-    return value
-
-
-def _fields(values: Mapping[str, object], used: set[str]) -> tuple[dict[str, object], set[str]]:
+def _fields(values: Mapping[str, object], used: Collection[str]) -> tuple[dict[str, object], set[str]]:
     """Returns the fields to copy into the row of the result, without the `used` ones, and the keys of those left out.
 
     The keys of a result's own fields are renamed: "answer" → "job_answer". If there is a "job_answer" already, "answer"
@@ -164,231 +141,3 @@ def _fields(values: Mapping[str, object], used: set[str]) -> tuple[dict[str, obj
             # Interned, because a million rows have the same few names.
             fields[sys.intern(name)] = value
     return fields, gone
-
-
-class ClipNames:
-    """Finds clips by their names in a folder, "" for the current one; each folder is listed only once."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._listed = cache(_listed)
-        self._known: dict[tuple[str, bool], str] = {}
-        """The paths that were found, by name and `is_of_benchmark`; there are many questions about each clip."""
-
-    def path(self, name: str, *, is_of_benchmark: bool = False) -> str:
-        """Returns the path of the clip with this name; if none is found, the path that it would have in the folder."""
-        path = self._known.get((name, is_of_benchmark))
-        if path is None:
-            found = filter(None, map(self._found, forms(name) if is_of_benchmark else (name,)))
-            path = self._known[name, is_of_benchmark] = next(found, None) or _joined(self._folder, name)
-        return path
-
-    def _found(self, name: str) -> str | None:
-        if os.path.isabs(name) or scheme_of(name):  # noqa: PTH117
-            return name
-        inner, last = os.path.split(name)
-        folder = _joined(self._folder, inner)
-        found = self._listed(folder).get(last)
-        return _joined(folder, found) if found else None
-
-
-def forms(name: str) -> Iterator[str]:
-    """Yields the names that a clip's file may have in a benchmark, the likeliest first.
-
-    "1QIUV7WYKXg" → itself, "v_1QIUV7WYKXg" (ActivityNet-QA) · "7010" → itself, "v_7010", "video7010" (MSRVTT-QA),
-    "vid7010" (MSVD-QA)
-    """
-    inner, last = os.path.split(name)
-    yield name
-    yield _joined(inner, f"v_{last}")
-    if last.isascii() and last.isdecimal():
-        yield _joined(inner, f"video{last}")
-        yield _joined(inner, f"vid{last}")
-
-
-def _listed(folder: str) -> dict[str, str]:
-    """Maps each name in a folder to itself, and each clip's name without its ending to the clip: "a" → "a.avi".
-
-    A folder that can't be read counts as empty: each of its clips becomes a row about a missing file.
-    """
-    try:
-        names = os.listdir(folder or os.curdir)  # noqa: PTH208
-    except OSError:
-        names = []
-    by_stem: dict[str, str] = {}
-    for name in sorted(names, key=_rank, reverse=True):
-        stem, suffix = os.path.splitext(name)  # noqa: PTH122
-        if suffix.lower() in _RANKS:
-            by_stem[stem] = name
-    return by_stem | {name: name for name in names}
-
-
-def _rank(name: str) -> tuple[int, str]:
-    """Returns the sort key of a file name: the likelier ending first, then the name, so that the order is fixed."""
-    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
-    return _RANKS.get(suffix, len(_RANKS)), name
-
-
-class Location(NamedTuple):
-    """A place in a jobs file, for messages: "'a.jsonl', line 3", or "'a.json', row 3" in a JSON list."""
-
-    file: str
-    number: int
-    """From 1; 0 where it is unknown in which line of the file a fault is."""
-    unit: Literal["line", "row"] = "line"
-
-    def __str__(self) -> str:
-        return f"{self.file}, {self.unit} {self.number}" if self.number else self.file
-
-    def fault(self, what: str) -> UsageError:
-        return UsageError(f"{self}: {what}. Correct it in an editor, or leave it out.")
-
-    def too_long(self) -> UsageError:
-        return self.fault(f"it is longer than {MAX_JOB_BYTES >> 20} MiB")
-
-
-class JobRow(NamedTuple):
-    where: Location
-    values: dict[str, object]
-
-
-def rows(file: Path, *, stdin: BinaryIO | None) -> Iterator[JobRow]:
-    """Reads a file in the format that its extension names, and yields its rows. Errors: UsageError.
-
-    The file - is stdin, read as JSON lines.
-    """
-    if file == Path(STDIN):
-        source = piped(stdin, "jq -c … | vllava batch --jobs -, or name a file")
-        with as_output_error("stdin", "read", error=UsageError):
-            yield from objects(source, "stdin")
-        return
-    read = _READERS.get(file.suffix.lower())
-    if read is None:
-        raise UsageError(f"{quoted(file)} is not a jobs file: give one that ends in {', '.join(_READERS)}.")
-    name = quoted(file)
-    with as_output_error(name, "read", error=UsageError), file.open("rb") as source:
-        yield from read(source, name)
-
-
-def _table(source: BinaryIO, file: str, *, delimiter: str) -> Iterator[JobRow]:
-    """Yields the rows of a CSV or TSV file, whose first row names the fields; all values are text."""
-    texts = (text for _, text in lines(source, file))
-    first = next(texts, "")
-    # TGIF-QA's own .csv files have tabs; spreadsheets write semicolons where a comma is the decimal point.
-    if "," not in first:
-        delimiter = next((sign for sign in ("\t", ";") if sign in first), delimiter)
-    header: list[str] = []
-    for where, cells in _cells(chain((first,), texts), delimiter, file):
-        if not header:
-            header = [cell.strip() for cell in cells]
-            if twice := [name for name in header if header.count(name) > 1]:
-                raise where.fault(f"two columns are called {twice[0]!r}")
-        elif len(cells) != len(header):
-            raise where.fault(f"it has {len(cells)} cells, the header {len(header)}")
-        else:
-            yield JobRow(where, dict(zip(header, cells, strict=True)))
-
-
-def _cells(texts: Iterable[str], delimiter: str, file: str) -> Iterator[tuple[Location, list[str]]]:
-    """Yields the location and the cells of each row that isn't empty; a cell in quotes may span several lines."""
-    length = 0
-
-    def counted() -> Iterator[str]:
-        nonlocal length
-        for text in texts:
-            length += len(text)
-            if length > MAX_JOB_BYTES:
-                raise where.too_long()
-            yield text
-
-    reader = csv.reader(counted(), delimiter=delimiter, strict=True)
-    while True:
-        where, length = Location(file, reader.line_num + 1), 0
-        try:
-            cells = next(reader, None)
-        except csv.Error as exc:
-            raise where.fault(f"it can't be split into cells ({exc})") from exc
-        if cells is None:
-            return
-        if cells:
-            yield where, cells
-
-
-def objects(source: BinaryIO, file: str) -> Iterator[JobRow]:
-    """Yields a row for the JSON object in each line; empty lines are skipped. Errors: UsageError."""
-    for where, text in lines(source, file):
-        if text.strip(_SPACE):
-            yield _row(_parsed(text, where), where)
-
-
-def listed(source: BinaryIO, file: str) -> Iterator[JobRow]:
-    """Yields a row for each object of a JSON list. Errors: UsageError."""
-    data = source.read(MAX_LIST_BYTES + 1)
-    if len(data) > MAX_LIST_BYTES:
-        most = f"more than {MAX_LIST_BYTES >> 20} MiB, the most that is read of a list"
-        remedy = f"Write one object a line, as many as you like: jq -c '.[]' {file} > jobs.jsonl"
-        raise UsageError(f"{file} has {most}. {remedy}.")
-    text = text_of(data, Location(file, 1))
-    if not text.strip(_SPACE).startswith("["):
-        raise UsageError(f"{file} is not a JSON list. If each of its lines is an object, rename it to end in .jsonl.")
-    for number, values in enumerate(_parsed(text, Location(file, 0)), 1):
-        yield _row(values, Location(file, number, "row"))
-
-
-def _parsed(text: str, begin: Location) -> Any:
-    """Parses a JSON text that begins at `begin`. Errors: UsageError, with the line of the fault if it is known."""
-    try:
-        return _DECODER.decode(text.rstrip(_SPACE))
-    except RecursionError as exc:
-        raise begin.fault("it is nested too deeply") from exc
-    except json.JSONDecodeError as exc:
-        where = begin._replace(number=max(begin.number, 1) + exc.lineno - 1)
-        raise where.fault(f"it is not JSON ({exc.msg})") from exc
-    except ValueError as exc:
-        raise begin.fault(f"it is not JSON ({exc})") from exc
-
-
-def _row(values: Any, where: Location) -> JobRow:
-    if not isinstance(values, dict):
-        raise where.fault("it is not a JSON object")
-    if where.unit == "row" and len(json.dumps(values)) > MAX_JOB_BYTES:
-        raise where.too_long()
-    return JobRow(where, values)
-
-
-def _finite(text: str) -> float:
-    """Parses a number. Errors: ValueError for an infinity, which can't be written into a row."""
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError(f"{text} is too large a number")
-    return number
-
-
-def lines(source: BinaryIO, file: str) -> Iterator[tuple[Location, str]]:
-    """Yields each line with its location and line break. Errors: UsageError for one that is too long or isn't UTF-8."""
-    line = 0
-    while data := source.readline(MAX_JOB_BYTES + 1):
-        line += 1
-        where = Location(file, line)
-        if len(data) > MAX_JOB_BYTES:
-            raise where.too_long()
-        yield where, text_of(data, where)
-
-
-def text_of(data: bytes, begin: Location) -> str:
-    """Decodes UTF-8 that begins at `begin`; a byte order mark is dropped. Errors: UsageError."""
-    try:
-        return data.decode("utf-8-sig" if begin.number == 1 else "utf-8")
-    except UnicodeDecodeError as exc:
-        where = begin._replace(number=begin.number + exc.object.count(b"\n", 0, exc.start))
-        raise where.fault("it is not UTF-8") from exc
-
-
-_DECODER = json.JSONDecoder(parse_constant=refuse_constant, parse_float=_finite)
-_READERS: dict[str, Callable[[BinaryIO, str], Iterator[JobRow]]] = {
-    ".jsonl": objects,
-    ".ndjson": objects,
-    ".json": listed,
-    ".csv": partial(_table, delimiter=","),
-    ".tsv": partial(_table, delimiter="\t"),
-}

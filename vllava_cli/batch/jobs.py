@@ -355,7 +355,8 @@ def _used(sampling: Sampling) -> dict[str, object]:
     if sampling.choices:
         blank = ("blank_choice",) * bool(sampling.blank_choice)
         return {name: fields[name] for name in ("choices", "is_calibrated", *blank)}
-    unused = {"choices", "is_calibrated", "blank_choice"} | ({"top_p", "seed"} if sampling.temperature == 0 else set())
+    unused = {"choices", "blank_choice"} | ({"top_p", "seed"} if sampling.temperature == 0 else set())
+    unused |= set() if sampling.is_calibrated else {"is_calibrated"}  # single jobs may have choices
     return {name: value for name, value in fields.items() if name not in unused}
 
 

@@ -17,10 +17,29 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from vllava_cli.batch.jobs import ClipJobs, Job, check_unused, list_path, shard_number, write_lists
+from vllava_cli.batch.jobs import (
+    CHOICES,
+    WINDOW_KEYS,
+    ClipJobs,
+    Job,
+    check_unused,
+    list_path,
+    shard_number,
+    write_lists,
+)
 from vllava_cli.batch.merge import PART, shards_in, stale
 from vllava_cli.batch.request import Destination
-from vllava_cli.batch.rows import Format, RunInfo, Table, further_fields, is_row, path_columns, table_columns
+from vllava_cli.batch.rows import (
+    PROBABILITIES,
+    Format,
+    RunInfo,
+    Table,
+    choice_columns,
+    further_fields,
+    is_row,
+    path_columns,
+    table_columns,
+)
 from vllava_cli.commands.provenance import MADE_WITH
 from vllava_cli.cues.formats import CueForm, CueText
 from vllava_cli.errors import OutputError, UsageError, quoted
@@ -107,8 +126,9 @@ class Output:
         return {id: failed for id, failed in known.items() if not (failed and self.destination.is_retrying)}
 
     def _write_parquet(self, path: Path, journal: Path, jobs: Sequence[Job]) -> None:
-        columns = (*path_columns(jobs), *further_fields(jobs))
-        write_parquet(path, ordered(journal, jobs), self.info.choices, columns)
+        windows = WINDOW_KEYS if any(job.window for job in jobs) else ()
+        columns = (*choice_columns(jobs, self.info), *windows, *path_columns(jobs), *further_fields(jobs))
+        write_parquet(path, ordered(journal, jobs), columns)
 
 
 @contextmanager
@@ -340,7 +360,7 @@ def table_of(destination: Destination, jobs: Sequence[Job], info: RunInfo) -> Ta
     if destination.has_cues:
         return CueText(format=cast(CueForm, destination.format), is_merging=destination.is_merging)
     is_table = destination.format != "jsonl"
-    columns = table_columns(jobs, info.choices, has_agreement=info.has_agreement) if is_table else ()
+    columns = table_columns(jobs, info) if is_table else ()
     return Table(cast(Format, destination.format), destination.fields or columns, destination.is_safe)
 
 
@@ -406,10 +426,11 @@ def ordered(path: Path, jobs: Iterable[Job], *, has_others: bool = True) -> Iter
                     yield row
 
 
-def write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], choices: Sequence[str], fields: Sequence[str]) -> None:
+def write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], fields: Sequence[str]) -> None:
     """Writes the rows of jobs as a Parquet file, in bounded memory.
 
-    The columns have types; `made_with` and the jobs' further `fields`, which come last, are text.
+    The columns have types; `made_with` is text. The `fields` that only some runs have come last; those that a batch
+    doesn't make itself are text.
     """
     import pyarrow as pa
 
@@ -418,9 +439,8 @@ def write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], choices: Sequen
     columns |= {"frame_times_s": pa.list_(number), "model": text, "revision": text, "precision": text}
     columns |= {"seconds": number, "error": pa.struct([("kind", text), ("message", text)])}
     columns |= {"stray": pa.int64(), "seed": pa.uint64(), MADE_WITH: text}
-    if choices:
-        columns["probabilities"] = pa.map_(text, number)
-    columns |= {name: columns.get(name, text) for name in fields}
+    own = {PROBABILITIES: pa.map_(text, number), CHOICES: pa.list_(text), "start_s": number, "end_s": number}
+    columns |= {name: columns.get(name) or own.get(name, text) for name in fields}
     write_groups(path, columns, (_cells(row, columns, text) for row in map(portable, rows)))
 
 
@@ -441,8 +461,8 @@ def _cells(row: Mapping[str, Any], columns: Mapping[str, Any], text: Any) -> dic
     }
     if cells["error"]:
         cells["error"] = {name: _text(cells["error"][name]) for name in ("kind", "message")}
-    if cells.get("probabilities"):
-        cells["probabilities"] = [(_text(choice), value) for choice, value in cells["probabilities"].items()]
+    if cells.get(PROBABILITIES):
+        cells[PROBABILITIES] = [(_text(choice), value) for choice, value in cells[PROBABILITIES].items()]
     return cells
 
 

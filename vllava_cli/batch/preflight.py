@@ -40,12 +40,7 @@ class Headers:
     """Clips whose header took too long; they count as good."""
     windows: int = 0
     """The number of windows that the videos are divided into; 0 where they aren't."""
-    pictures: int | None = None
-    """The number of images among clips that were divided; None where `good` has each clip once."""
-
-    @property
-    def images(self) -> int:
-        return len(self.good) - self.videos - self.unopened if self.pictures is None else self.pictures
+    images: int = 0
 
     @property
     def done(self) -> int:
@@ -105,7 +100,9 @@ class Preflight:
             headers.good.sort(key=lambda clip: self._order[clip.jobs[0].path])
             headers.bad.sort(key=lambda pair: self._order[pair[0].jobs[0].path])
             if self._framing:
-                self.frames = self._pool.frames(framed(headers.good, self._framing, self._agreeing))
+                clips = framed(headers.good, self._framing, self._agreeing)
+                has_parts = any(clip.jobs[0].window for clip in headers.good)
+                self.frames = self._pool.frames_of_windows(clips) if has_parts else self._pool.frames(clips)
         except BaseException as exc:
             self._failure = exc
 
@@ -121,6 +118,7 @@ class Preflight:
             return
         headers.good += its
         headers.kinds.add(found.kind)
+        headers.images += found.kind == "image"
         if found.kind == "video":
             headers.videos += 1
             headers.duration_s += found.duration_s or 0.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -20,6 +21,7 @@ from vllava_cli.batch.jobs import CHOICES, CLIP_STATE, FIRST_KEYS, PATH_BYTES, R
 from vllava_cli.choices import by_choice
 from vllava_cli.commands.provenance import (
     AGREEMENT_KEYS,
+    CHOICE_STYLE,
     KEYS,
     LIBRARIES,
     MADE_WITH,
@@ -46,7 +48,7 @@ PROBABILITIES = "probabilities"
 COLUMNS = tuple(key for key in ROW_KEYS if key not in (PROBABILITIES, PATH_BYTES))
 _INNER = {
     *("error.kind", "error.message", f"{CLIP_STATE}.bytes", f"{CLIP_STATE}.mtime_ns"),
-    *(f"{MADE_WITH}.{name}" for name in (*KEYS, SPOKEN)),
+    *(f"{MADE_WITH}.{name}" for name in (*KEYS, SPOKEN, CHOICE_STYLE)),
     *(f"{MADE_WITH}.versions.{name}" for name in ("vllava", *LIBRARIES, "bitsandbytes", "peft")),
     *(f"{MADE_WITH}.sampling.{each.name}" for each in fields(Sampling)),
     *(f"{MADE_WITH}.adapter.{name}" for name in AdapterFacts._fields),
@@ -61,8 +63,9 @@ ErrorKind = Literal[
     "missing", "fetch", "unreadable", "changed", "trim", "context", "memory", "overflow", "question", "bug"
 ]
 """missing: no such file · fetch: it can't be fetched from its URL · unreadable: neither a video nor an image, or
-damaged · changed: other bytes than when the run began · trim: --start, --end or --at don't suit the clip · context,
-memory: too little for it · overflow: the model's numbers aren't numbers · question: an empty one · bug: ours."""
+damaged · changed: other bytes than when the run began · trim: --start, --end, --at or a job's times don't suit the
+clip · context, memory: too little for it · overflow: the model's numbers aren't numbers · question: an empty one, or
+one whose choices can't be compared · bug: ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,12 +143,13 @@ def row_of(result: Result, info: RunInfo) -> dict[str, Any]:
     }
     if choices := scored_choices(job, info):
         row[PROBABILITIES] = by_choice(choices, answer.probabilities) if answer else None
-    if job.choices:
-        row[CHOICES] = list(job.choices)
+    if job.choices or (choices and info.has_letters):
+        row[CHOICES] = list(job.choices or info.choices)
     if info.has_agreement:
         row |= agreement_row(answer.agreement if answer else None)
     if window := job.window:
-        row |= {"start_s": round(window.start_s, 4), "end_s": round(window.end_s, 4), "title": window.title or None}
+        end_s = None if math.isinf(window.end_s) else round(window.end_s, 4)
+        row |= {"start_s": round(window.start_s, 4), "end_s": end_s, "title": window.title or None}
     if job.sidecar:
         row[SUBS] = making.spoken.row() if making and making.spoken else None
     return {**row, **job.fields}
@@ -162,12 +166,20 @@ def is_row(row: Mapping[str, Any]) -> bool:
     return id_of(row) is not None and all(key in row for key in FIRST_KEYS)
 
 
-def columns_of(jobs: Sequence[Job], choices: tuple[str, ...], *, has_agreement: bool = False) -> tuple[str, ...]:
-    """Returns the columns that all rows of a run have, then the further fields of its jobs."""
-    own = ((PROBABILITIES,) if choices else ()) + (AGREEMENT_KEYS if has_agreement else ())
+def columns_of(jobs: Sequence[Job], info: RunInfo) -> tuple[str, ...]:
+    """Returns the columns that rows of a run have, then the further fields of its jobs."""
+    agreement = AGREEMENT_KEYS if info.has_agreement else ()
     windows = WINDOW_KEYS if any(job.window for job in jobs) else ()
     subs = (SUBS,) if any(job.sidecar for job in jobs) else ()
-    return (*COLUMNS, *own, *windows, *subs, *further_fields(jobs))
+    return (*COLUMNS, *choice_columns(jobs, info), *agreement, *windows, *subs, *further_fields(jobs))
+
+
+def choice_columns(jobs: Sequence[Job], info: RunInfo) -> tuple[str, ...]:
+    """Returns the columns about choices: none, "probabilities", or that and "choices"."""
+    has_own = any(job.choices for job in jobs)
+    if not (has_own or info.choices):
+        return ()
+    return (PROBABILITIES, CHOICES) if has_own or info.has_letters else (PROBABILITIES,)
 
 
 def further_fields(jobs: Sequence[Job]) -> tuple[str, ...]:
@@ -175,9 +187,9 @@ def further_fields(jobs: Sequence[Job]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(readable(name) for job in jobs for name in job.fields))
 
 
-def table_columns(jobs: Sequence[Job], choices: tuple[str, ...], *, has_agreement: bool = False) -> tuple[str, ...]:
+def table_columns(jobs: Sequence[Job], info: RunInfo) -> tuple[str, ...]:
     """Returns `columns_of` without clip_state and made_with, and with path_bytes if a path isn't UTF-8."""
-    every = columns_of(jobs, choices, has_agreement=has_agreement)
+    every = columns_of(jobs, info)
     columns = [name for name in every if name not in (CLIP_STATE, MADE_WITH)]
     columns[2:2] = path_columns(jobs)  # after id and path
     return tuple(columns)
@@ -188,13 +200,12 @@ def path_columns(jobs: Sequence[Job]) -> tuple[str, ...]:
     return () if all(is_portable(job.path) for job in jobs) else (PATH_BYTES,)
 
 
-def check_fields(
-    names: tuple[str, ...], jobs: Sequence[Job], choices: tuple[str, ...], *, has_agreement: bool = False
-) -> None:
+def check_fields(names: tuple[str, ...], jobs: Sequence[Job], info: RunInfo) -> None:
     """Raises a UsageError for a field that no row will have; without jobs nothing is checked."""
     if not names or not jobs:
         return
-    columns = columns_of(jobs, choices, has_agreement=has_agreement)
+    columns = columns_of(jobs, info)
+    choices = {choice for job in jobs for choice in scored_choices(job, info)}
     known = {PATH_BYTES, *columns, *_INNER, *(f"{PROBABILITIES}.{choice}" for choice in choices)}
     # The values of other fields come from the jobs, and may be objects with any names.
     others = tuple(f"{name}." for name in columns if name not in ("error", CLIP_STATE, MADE_WITH, PROBABILITIES))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from vllava_cli.batch import job_files
 from vllava_cli.batch.divide import Division, KnownClips
 from vllava_cli.batch.executors import Executor, RunControl, local
+from vllava_cli.batch.job_checks import check_choices, check_schemes, choice_faults, with_own_names, with_times
 from vllava_cli.batch.jobs import (
     ClipJobs,
     Job,
@@ -31,26 +32,19 @@ from vllava_cli.batch.jobs import (
 from vllava_cli.batch.merge import mismatches
 from vllava_cli.batch.output import Output, opened
 from vllava_cli.batch.preflight import Headers, Preflight
-from vllava_cli.batch.progress import (
-    Progress,
-    report_end,
-    report_plan,
-    report_unreadable,
-    report_unused,
-)
-from vllava_cli.batch.request import BatchRequest, Inputs
-from vllava_cli.batch.rows import Result, RunInfo, check_fields, further_fields, row_of
+from vllava_cli.batch.progress import Progress, report_end, report_found, report_plan, report_unreadable, report_unused
+from vllava_cli.batch.request import BatchRequest
+from vllava_cli.batch.rows import Result, RunInfo, check_fields, row_of
 from vllava_cli.commands.provenance import AGREEMENT_KEYS
 from vllava_cli.commands.start import cut_notice, warn_of_demo
-from vllava_cli.cues.formats import CUE_FORMATS
-from vllava_cli.errors import INTERRUPTED, UsageError, quoted
+from vllava_cli.errors import INTERRUPTED, UsageError
 from vllava_cli.hardware import cpu_cores
 from vllava_cli.interrupt import sigint_flag
 from vllava_cli.media import inputs
-from vllava_cli.media.remote.policy import allowed, scheme_of, without_secrets
 from vllava_cli.media.timeline.sidecars import SUFFIXES, check_apart, finder
 from vllava_cli.nouns import counted
 from vllava_cli.screen import Screen
+from vllava_cli.storage.jsonl import readable
 from vllava_cli.times import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:
@@ -96,10 +90,10 @@ def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch, stack: ExitStack
     source = (foreseen if batch.is_dry else locate)(batch.wishes, screen.log)
     info = run_info(batch, source)
     every, complaints = jobs_of(batch, info, screen, pool, division)
-    every = _with_times(batch, every, division, screen)
+    every = with_times(batch, every, division, screen)
     watch.lap("windows") if batch.windowing else None
     jobs = [job for job in every if batch.shard.has(job.id)] if batch.shard else every
-    _check_schemes(batch, jobs)
+    check_schemes(batch, jobs)
     with (
         ends.open_output(batch.destination, jobs, info, screen, every=every, is_dry=batch.is_dry) as out,
         sigint_flag(is_early=lambda: not progress.has_begun) as is_interrupted,
@@ -148,6 +142,7 @@ def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch, stack: ExitStack
 
 def run_info(batch: BatchRequest, source: Source) -> RunInfo:
     settings = settings_of(batch.wishes, batch.framing, batch.sampling, source.adapter, batch.agreeing)
+    settings |= {"choice_style": "letter"} if batch.has_letters else {}
     return RunInfo(
         model=source.model,
         revision=source.revision,
@@ -166,14 +161,15 @@ def jobs_of(
     If the batch has windows, their clips are divided with the pool, and `division` gets what was found.
     """
     complaints: list[str] = []
-    requests: Iterable[JobRequest] = _requests(
-        batch.inputs, complaints.append, screen, aside=SUFFIXES if batch.subs else ()
-    )
+    unused: dict[str, str] = {}
+    requests: Iterable[JobRequest] = _requests(batch, complaints.append, screen, unused)
     if batch.windowing and pool and division is not None:
         asked = list(requests)
         with screen.progress(lambda: [f"Finding windows: {division.done:,}/{division.total:,} clips"], is_shared=False):
             division.divide((each.path for each in asked), pool, batch.windowing, batch.framing)
         requests = division.requests(asked)
+    if batch.inputs.jobs:
+        requests = with_own_names(list(requests), batch)
     if batch.agreeing:
         requests = [freed(request, AGREEMENT_KEYS) for request in requests]
     every = make_jobs(requests, info.signature, finder(batch.subs))
@@ -183,8 +179,9 @@ def jobs_of(
         check_apart(batch.destination.path, {job.path for job in every})
     for complaint in complaints:
         screen.error(complaint)
-    check_fields(batch.destination.fields, every, info.choices, has_agreement=info.has_agreement)
-    report_unused(further_fields(every), screen)
+    check_choices(batch, every)
+    check_fields(batch.destination.fields, every, info)
+    report_unused(tuple(map(readable, unused.values())), screen)
     path, shard = batch.destination.path, batch.shard
     if shard and path and not batch.is_dry:
         write_lists({shard.number: list_path(path)}, shard.of, every)
@@ -192,12 +189,19 @@ def jobs_of(
 
 
 def _requests(
-    given: Inputs, complain: Callable[[str], None], screen: Screen, *, aside: Sequence[str] = ()
+    batch: BatchRequest, complain: Callable[[str], None], screen: Screen, unused: dict[str, str]
 ) -> Iterator[JobRequest]:
-    stdin = sys.stdin.buffer if sys.stdin else None
+    stdin, given = sys.stdin.buffer if sys.stdin else None, batch.inputs
     if given.jobs:
         yield from job_files.requests_in(
-            given.jobs, stdin=stdin, videos=given.videos, questions=given.questions, notice=screen.notice
+            given.jobs,
+            stdin=stdin,
+            videos=given.videos,
+            questions=given.questions,
+            has_letters=batch.has_letters,
+            unused=unused,
+            notice=screen.notice,
+            on_found=lambda found: report_found(found, batch, screen),
         )
         return
     for path in inputs.paths(
@@ -207,35 +211,10 @@ def _requests(
         is_null=given.is_null,
         tell=complain,
         notice=lambda text: screen.notice(f"vllava: {text}"),
-        aside=aside,
+        aside=SUFFIXES if batch.subs else (),
     ):
         for question in given.questions:
             yield JobRequest(path=path, question=question)
-
-
-def _check_schemes(batch: BatchRequest, jobs: Sequence[Job]) -> None:
-    """Raises a UsageError for a URL that may not be fetched, before anything is fetched."""
-    schemes = allowed(batch.ray.allowed).schemes if batch.ray else ()
-    for job in jobs:
-        scheme = scheme_of(job.path) if "://" in job.path else None
-        if scheme and not batch.ray:
-            raise UsageError(f"{without_secrets(job.path)} is a URL: add --ray --allow {scheme}, or copy it here.")
-        if scheme and scheme not in schemes:
-            raise UsageError(f"{without_secrets(job.path)} may not be fetched: add --allow {scheme} to permit it.")
-
-
-def _with_times(batch: BatchRequest, jobs: list[Job], division: Division, screen: Screen) -> list[Job]:
-    """Returns the jobs without those about images, if nothing but cues beside clips is made of the answers.
-
-    Errors: UsageError for an image where another output is about times.
-    """
-    to, images = batch.destination, {path for path, found in division.windows.items() if not found.windows}
-    if images and (to.has_cues or to.is_in_order):
-        raise UsageError(f"{quoted(Path(min(images)))} is an image, which has no time. Leave the windows out.")
-    if not images or to.beside not in CUE_FORMATS:
-        return jobs
-    screen.notice(f"vllava: {counted(len(images), 'image')} without cues: an image has no time.")
-    return jobs if to.path else [job for job in jobs if job.path not in images]
 
 
 def _subtitle_files(jobs: Sequence[Job]) -> str:
@@ -383,7 +362,7 @@ class _Work:
         """Makes the executor: a worker for each device of --gpus, or an engine in this process. Errors: VllavaError."""
         warn_of_demo(self.source.model, self.screen)
         batch, screen, headers = self.batch, self.screen, preflight.headers
-        longest = max(len(job.question) for clip in headers.good for job in clip.jobs)
+        longest = local.longest_question((job for clip in headers.good for job in clip.jobs), batch)
         if preflight.frames is None:
             from vllava_cli.batch.executors.processes import worker_pool
 
@@ -391,6 +370,8 @@ class _Work:
             return worker_pool(batch, self.source, headers.kinds, longest, self.control)
         with screen.waiting("Reading the model's files"):
             tokens = local.read_tokens(self.source)
+        if fault := choice_faults(tokens, (job for clip in headers.good for job in clip.jobs), batch):
+            screen.notice(fault)
         self.watch.lap("the model's files")
         None if self.address else pool.fit_to(tokens.checkpoint.video_recipe)  # a server does that itself
         self.engine = engine = local.find_engine(

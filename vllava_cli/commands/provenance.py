@@ -57,7 +57,10 @@ AGREE = "agree"
 AGREEMENT_KEYS = ("agreement", "agreement_reason")
 """The keys that only a row about a clip that was sampled several times has."""
 SPOKEN = "spoken"
-"""The last key of `made_with`, which it has only if subtitles went into the prompt."""
+"""The key of `made_with` that it has only if subtitles went into the prompt."""
+CHOICE_STYLE = "choice_style"
+"""The last key of `made_with`, "letter"; only an answer whose choices were written into the question has it."""
+_LETTER = "letter"
 LIBRARIES = ("transformers", "torch", "av")
 KINDS: dict[Quantisation, str] = {"4bit": "nf4", "8bit": "int8"}
 SEED_BITS = 32
@@ -176,6 +179,8 @@ class Making:
     """How often the clip was sampled; the clip has the framing of the sample whose answer is shown."""
     spoken: Spoken | None = None
     """What is spoken in the clip, if that was asked for; of one that was read from a row, only the text is known."""
+    has_letters: bool = False
+    """Whether choices were written into the question, and their letters compared."""
 
     @property
     def seed(self) -> int | None:
@@ -194,7 +199,8 @@ class Making:
         }
         agree = {AGREE: asdict(self.agreeing)} if self.agreeing else {}
         said = {SPOKEN: self.spoken.text} if self.spoken and self.spoken.text else {}
-        return {key: found[key] for key in KEYS} | agree | said
+        style = {CHOICE_STYLE: _LETTER} if self.has_letters else {}
+        return {key: found[key] for key in KEYS} | agree | said | style
 
 
 def is_drawn(sampling: Sampling) -> bool:
@@ -239,6 +245,7 @@ def read_making(fields: Fields, *, model: str, revision: str | None) -> Making:
         answer_ids=fields.each("answer_ids", Fields.whole),
         agreeing=_read_agreeing(fields.inside(AGREE)) if fields.has(AGREE) else None,
         spoken=_read_spoken(fields) if fields.has(SPOKEN) else None,
+        has_letters=fields.has(CHOICE_STYLE) and fields.one_of(CHOICE_STYLE, (_LETTER,)) == _LETTER,
     )
 
 

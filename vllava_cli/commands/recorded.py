@@ -11,7 +11,7 @@ from vllava_cli.answers import MOST_SAMPLES, Agreement, Sampling, Stats, StopRea
 from vllava_cli.commands.provenance import AGREEMENT_KEYS, MADE_WITH, Making, ShownClip, is_drawn, read_making
 from vllava_cli.errors import ReplayError
 from vllava_cli.nouns import counted
-from vllava_cli.prompt import heard
+from vllava_cli.prompt import MOST_LETTERS, heard, lettered
 from vllava_cli.storage.fields import Fields
 
 
@@ -110,9 +110,11 @@ def _read_turn(fields: Fields, making: Making) -> Turn:
     """Reads the turn of a row, without media; its question is the text that the model read. Errors: ReplayError."""
     choices, stop_reason = making.sampling.choices, fields.one_of("stop_reason", get_args(StopReason))
     parts = fields.inside("probabilities") if choices and stop_reason != "interrupted" else None
-    stray = fields.whole("stray")
+    stray, question = fields.whole("stray"), fields.text("question")
+    if making.has_letters:
+        question = lettered(question, _texts(fields, len(choices)))
     return Turn(
-        question=heard(making.spoken.text if making.spoken else "", fields.text("question")),
+        question=heard(making.spoken.text if making.spoken else "", question),
         answer=fields.text("answer"),
         answer_ids=making.answer_ids,
         stop_reason=stop_reason,
@@ -123,6 +125,14 @@ def _read_turn(fields: Fields, making: Making) -> Turn:
         probabilities=tuple(parts.number(choice, least=0, most=1) for choice in choices) if parts else (),
         prompt_sha256=making.prompt_sha256,
     )
+
+
+def _texts(fields: Fields, count: int) -> tuple[str, ...]:
+    """Reads the texts of the choices whose letters were compared. Errors: ReplayError."""
+    texts = fields.each("choices", Fields.text, most=MOST_LETTERS)
+    if len(texts) != count:
+        fields.refuse("choices", f"{counted(len(texts), 'text')} for {counted(count, 'letter')}")
+    return texts
 
 
 def _named_clips(fields: Fields, shown: Sequence[ShownClip]) -> tuple[ShownClip, ...]:

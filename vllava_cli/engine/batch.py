@@ -144,15 +144,8 @@ class BatchScheduler(Generic[K]):
             rows = self._next(free)
             self._in_pass = len(self._rows) + len(rows)
             batch = self._read(rows)
-            if rows[0].options:
-                self._score(batch, rows)
-            elif self._batch is None:
-                self._batch, self._rows = batch, rows
-            else:
-                self._batch.join(batch)
-                self._rows += rows
-            taken = set(rows)
-            self._waiting = deque(row for row in self._waiting if row not in taken)
+            self._score(batch, rows)
+            self._decode(batch, rows)
             free -= len(rows)
             wanted = {_medium(row) for row in self._waiting} | {each.medium for each in [*self._given][:1]}
             self._prefixes = {medium: prefix for medium, prefix in self._prefixes.items() if medium in wanted}
@@ -163,7 +156,7 @@ class BatchScheduler(Generic[K]):
         rows: list[Sequence[K]] = []
         media: set[Frames] = set()
         for row in self._waiting:
-            if row.shared != shared or row.options != self._waiting[0].options:
+            if row.shared != shared:
                 continue
             media.add(_medium(row))
             longest = max(longest, len(row.prompt.ids) - shared)
@@ -211,14 +204,38 @@ class BatchScheduler(Generic[K]):
                     self.engine.clips.keep(row.beginning, prefix, made_s, cancel=cancel, drops_others=False)
 
     def _score(self, batch: DecodeBatch, rows: list[Sequence[K]]) -> None:
-        """Scores the choices of rows whose prompts were just read, and ends the rows: they decode nothing."""
+        """Scores the choices of rows whose prompts were just read, and ends these rows: they decode nothing."""
+        if not any(row.options for row in rows):
+            return
         scores = self.engine.score(batch.cache, batch.is_used, batch.logits, rows, NEVER)
+        self._unqueue(row for row in rows if row.options)
         for row, probabilities in zip(rows, scores, strict=True):
+            if not row.options:
+                continue
             try:
                 row.choose(probabilities)
                 self._end(row)
             except OverflowedError as exc:
                 self._end(row, exc)
+
+    def _decode(self, batch: DecodeBatch, rows: list[Sequence[K]]) -> None:
+        """Lets the rows without choices, whose prompts were just read, be decoded with those of the batch."""
+        staying = [number for number, row in enumerate(rows) if not row.options]
+        if not staying:
+            return
+        if len(staying) < len(rows):
+            batch.leave(staying)
+        if self._batch is None:
+            self._batch = batch
+        else:
+            self._batch.join(batch)
+        new = [rows[number] for number in staying]
+        self._rows = self._rows + new
+        self._unqueue(new)
+
+    def _unqueue(self, rows: Iterable[Sequence[K]]) -> None:
+        taken = set(rows)
+        self._waiting = deque(row for row in self._waiting if row not in taken)
 
     def _advance(self) -> None:
         """Decodes one token for each row; rows that end with it leave the batch."""

@@ -25,7 +25,7 @@ from vllava_cli.engine.cuda_graph import PART_TOKENS, CudaGraphDecoder, CudaReco
 from vllava_cli.engine.forward import embed, memory_faults, prefill, step
 from vllava_cli.engine.kv_cache import KVCache, Prompt, PromptCache
 from vllava_cli.engine.llama import Llama
-from vllava_cli.engine.scoring import Calibrator, excess, log_likelihoods, probabilities
+from vllava_cli.engine.scoring import Calibrator, log_likelihoods, probabilities, weight
 from vllava_cli.engine.sequence import Sequence
 from vllava_cli.engine.tokens import Tokens, dropped
 from vllava_cli.engine.vision import VisionEncoder
@@ -217,18 +217,19 @@ class Engine:
     def score(
         self, cache: KVCache, is_used: Tensor, logits: Tensor, sequences: abc.Sequence[Sequence[Any]], cancel: Cancel
     ) -> list[tuple[float, ...]]:
-        """Returns the probability of each choice after each sequence's prompt; the choices are the same for all.
+        """Returns the probability of each choice after each sequence's prompt; () for a sequence without choices.
 
         `cache`, `is_used` and `logits` are those of `log_likelihoods`. Errors: CancelError.
         """
-        first = sequences[0]
-        scores = log_likelihoods(self.llama, cache, is_used, logits, first.options, cancel)
-        if not first.sampling.is_calibrated:
-            return probabilities(scores)
-        blank = torch.stack([self.calibrator.scores(each.prompt.ids, each.options, cancel) for each in sequences])
-        if first.sampling.blank_choice:
-            blank = excess(blank, first.sampling.choices.index(first.sampling.blank_choice))
-        return probabilities(scores, blank)
+        options = [each.options for each in sequences]
+        scores = log_likelihoods(self.llama, cache, is_used, logits, options, cancel)
+        return probabilities(scores, [self._blank_of(each, cancel) for each in sequences])
+
+    def _blank_of(self, sequence: Sequence[Any], cancel: Cancel) -> Tensor | None:
+        """Returns what calibrating subtracts from a sequence's scores; None if they aren't calibrated."""
+        if not (sequence.options and sequence.sampling.is_calibrated):
+            return None
+        return weight(self.calibrator.scores(sequence.prompt.ids, sequence.options, cancel), sequence.sampling)
 
     @property
     def _read_cache(self) -> PromptCache:

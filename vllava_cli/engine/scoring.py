@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from vllava_cli.engine.forward import embed, feed_rows, left_padded, prefill
+from vllava_cli.answers import Sampling
+from vllava_cli.engine.forward import embed, left_padded, prefill
 from vllava_cli.engine.kv_cache import KVCache
 from vllava_cli.engine.llama import Llama
 from vllava_cli.engine.tokens import ChoiceIds, Tokens
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
     from transformers import VideoLlavaForConditionalGeneration
 
 ROWS = 16
-"""The most options that are fed at once: one layer's keys and values are in memory that often while it works."""
+"""The most prompts after which options are fed at once: one layer's keys and values of each are copied meanwhile."""
+FED_TOKENS = 64
+"""About how many tokens of options are fed after a prompt at once."""
 MOST_KNOWN = 256
 """The number of prompts whose scores about blank clips are remembered; one of the 7B model takes 20 KB."""
 
@@ -38,38 +42,51 @@ def log_likelihoods(
     cache: KVCache,
     is_used: torch.Tensor,
     logits: torch.Tensor,
-    options: Sequence[ChoiceIds],
+    options: Sequence[Sequence[ChoiceIds]],
     cancel: Cancel = NEVER,
-) -> torch.Tensor:
-    """Returns log P(option | prompt) [B, n] in float32, for n options after each of B prompts. Errors: CancelError.
+) -> list[torch.Tensor]:
+    """Returns log P(option | prompt) [n] in float32, for the n options of each of B prompts. Errors: CancelError.
 
-    `cache` has B rows of L positions, of which `is_used` [B, L] are real; it isn't changed. `logits` [B, vocabulary]
-    are those after each prompt: they score the first token of each option, so that an option of one token needs no
-    pass. The last token of an option is never fed.
+    `options` has those of each prompt; they may differ in number, and a prompt may have none. `cache` has B rows of L
+    positions, of which `is_used` [B, L] are real; it isn't changed. `logits` [B, vocabulary] are those after each
+    prompt: they score the first token of each option, so that an option of one token needs no pass. The last token of
+    an option is never fed.
     """
-    firsts = torch.tensor([option[0] for option in options], device=logits.device)
-    scores = logits.float().log_softmax(-1)[:, firsts]
-    for rows, columns in _passes(len(logits), options):
-        scores[rows, columns] += _rest(llama, cache, is_used, rows, [options[column] for column in columns], cancel)
-    return scores
+    rows = torch.tensor([row for row, its in enumerate(options) for _ in its], device=logits.device, dtype=torch.long)
+    firsts = torch.tensor([ids[0] for its in options for ids in its], device=logits.device, dtype=torch.long)
+    scores = logits.float().log_softmax(-1)[rows, firsts]
+    for branches in _passes(options):
+        numbers = torch.tensor([number for branch in branches for number in branch.numbers], device=scores.device)
+        scores[numbers] += _rest(llama, cache, is_used, branches, cancel)
+    return list(torch.split(scores, [len(its) for its in options]))
 
 
-def probabilities(scores: torch.Tensor, blank: torch.Tensor | None = None) -> list[tuple[float, ...]]:
-    """Returns the softmax over the n options of log-likelihoods [B, n], minus those about blank clips if given.
+def probabilities(
+    scores: Sequence[torch.Tensor], blanks: Sequence[torch.Tensor | None] = ()
+) -> list[tuple[float, ...]]:
+    """Returns the softmax of each prompt's log-likelihoods [n], minus those about blank clips where they are given.
 
-    Each row adds up to 1. It is computed on the CPU, in float64, which not every GPU has.
+    Each adds up to 1. It is computed on the CPU, in float64, which not every GPU has.
     """
-    weighed = scores.cpu().double()
-    weighed = weighed if blank is None else weighed - blank.cpu().double()
-    return [tuple(row) for row in weighed.softmax(-1).tolist()]
+    found: list[tuple[float, ...]] = []
+    for own, blank in zip_longest(scores, blanks):
+        weighed = own.cpu().double()
+        weighed = weighed if blank is None else weighed - blank.cpu().double()
+        found.append(tuple(weighed.softmax(-1).tolist()))
+    return found
 
 
 def excess(blank: torch.Tensor, right: int) -> torch.Tensor:
-    """Returns by how much options [B, n] are likelier than the right one about blank clips; 0 where they aren't.
+    """Returns by how much options [n] are likelier than the right one about blank clips; 0 where they aren't.
 
     A model that says no to "Is there a dog?" about a blank clip is right. Only its yes to that is a bias.
     """
-    return (blank - blank[:, right : right + 1]).clamp(min=0)
+    return (blank - blank[right]).clamp(min=0)
+
+
+def weight(blank: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Returns what calibrating subtracts: the scores [n] about blank clips, or their excess over the right choice."""
+    return excess(blank, sampling.choices.index(sampling.blank_choice)) if sampling.blank_choice else blank
 
 
 @dataclass(kw_only=True)
@@ -110,7 +127,7 @@ class Calibrator:
         embeddings = embed(self.llama, ids, rows, self.tokens)
         logits = prefill(self.llama, embeddings, cache, cancel=cancel)
         is_used = torch.ones(1, len(ids), dtype=torch.bool, device=logits.device)
-        return log_likelihoods(self.llama, cache, is_used, logits[None], options, cancel)[0]
+        return log_likelihoods(self.llama, cache, is_used, logits[None], [options], cancel)[0]
 
     def _blank_features(self, kind: MediaKind, cancel: Cancel) -> torch.Tensor:
         if kind not in self._blank:
@@ -130,42 +147,89 @@ def blank_frames(kind: MediaKind, tokens: Tokens) -> Frames:
     return Frames(clip=clip, pixels=pixels, times_s=(0.0,) * count)
 
 
-def _passes(row_count: int, options: Sequence[ChoiceIds]) -> Iterator[tuple[list[int], list[int]]]:
-    """Yields (rows, columns) of up to ROWS scores that need a pass: options of several tokens, short ones first."""
-    columns = sorted((len(option), column) for column, option in enumerate(options) if len(option) > 1)
-    places = [(row, column) for _, column in columns for row in range(row_count)]
-    for start in range(0, len(places), ROWS):
-        some = places[start : start + ROWS]
-        yield [row for row, _ in some], [column for _, column in some]
+@dataclass(frozen=True, kw_only=True)
+class _Branches:
+    """Some options that are fed after one prompt at once; none of them sees another."""
+
+    row: int
+    options: tuple[ChoiceIds, ...]
+    numbers: tuple[int, ...]
+    """The places of the options among all options of all prompts."""
+
+    def __len__(self) -> int:
+        """The number of tokens that are fed: all but the last of each option."""
+        return sum(len(ids) - 1 for ids in self.options)
+
+
+def _passes(options: Sequence[Sequence[ChoiceIds]]) -> Iterator[list[_Branches]]:
+    """Yields the options of several tokens: those of up to ROWS prompts at once, with similar numbers of tokens."""
+    found: list[_Branches] = []
+    number = 0
+    for row, its in enumerate(options):
+        some: list[tuple[int, ChoiceIds]] = []
+        for place, ids in enumerate(its, number):
+            if some and sum(len(each) - 1 for _, each in some) + len(ids) - 1 > FED_TOKENS:
+                found.append(_branches(row, some))
+                some = []
+            some += [(place, ids)] * (len(ids) > 1)
+        found += [_branches(row, some)] * bool(some)
+        number += len(its)
+    found.sort(key=len)
+    for start in range(0, len(found), ROWS):
+        yield sorted(found[start : start + ROWS], key=lambda each: each.row)
+
+
+def _branches(row: int, some: Sequence[tuple[int, ChoiceIds]]) -> _Branches:
+    return _Branches(row=row, options=tuple(ids for _, ids in some), numbers=tuple(number for number, _ in some))
 
 
 def _rest(
-    llama: Llama,
-    cache: KVCache,
-    is_used: torch.Tensor,
-    rows: list[int],
-    options: Sequence[ChoiceIds],
-    cancel: Cancel,
+    llama: Llama, cache: KVCache, is_used: torch.Tensor, branches: Sequence[_Branches], cancel: Cancel
 ) -> torch.Tensor:
-    """Returns the log-likelihood [R] of each option's tokens from the second on, after row `rows[r]` of the cache."""
-    index = torch.tensor(rows, device=is_used.device)
-    fed, is_fed = left_padded([option[:-1] for option in options], is_used.device)
-    wanted, _ = left_padded([option[1:] for option in options], is_used.device)
-    layers = [_RowsAside(layer, index) for layer in cache.layers]
-    hidden, _ = feed_rows(llama, layers, is_used[index], llama.embedded(fed), is_fed, cancel)
-    found: torch.Tensor = llama.logits(hidden).float().log_softmax(-1).gather(-1, wanted[..., None])[..., 0]
-    return found.where(is_fed, 0.0).sum(1)
+    """Returns the log-likelihood of each option's tokens from the second on, after the rows of the cache.
+
+    The options of a row stand one behind the other. Each sees the row and itself: its tokens have the positions that
+    they would have alone, and the mask hides the others. So the row isn't copied for each option.
+    """
+    device = is_used.device
+    fed, are_real = left_padded([[id for ids in each.options for id in ids[:-1]] for each in branches], device)
+    owners, _ = left_padded(
+        [[owner for owner, ids in enumerate(each.options, 1) for _ in ids[1:]] for each in branches], device
+    )
+    places, _ = left_padded(
+        [[place for ids in each.options for place in range(len(ids) - 1)] for each in branches], device
+    )
+    rows = [each.row for each in branches]
+    index = None if rows == list(range(len(is_used))) else torch.tensor(rows, device=device)
+    used = is_used if index is None else is_used[index]
+    # A padded token has no owner; it sees the row and the padding, since a softmax over nothing is NaN.
+    own = (owners[:, :, None] == owners[:, None]).tril()
+    mask = torch.cat([used[:, None].expand(-1, own.shape[1], -1), own], dim=-1)[:, None]
+    hidden = llama(
+        llama.embedded(fed),
+        [_RowsAside(layer, index) for layer in cache.layers],
+        positions=used.sum(1, keepdim=True) + places,
+        mask=mask,
+        cancel=cancel,
+    )
+    options = [ids for each in branches for ids in each.options]
+    wanted = torch.tensor([id for ids in options for id in ids[1:]], device=device)
+    found = llama.logits(hidden[are_real]).float().log_softmax(-1).gather(-1, wanted[:, None])[:, 0]
+    belongs = torch.tensor([number for number, ids in enumerate(options) for _ in ids[1:]], device=device)
+    return found.new_zeros(len(options)).index_add_(0, belongs, found)
 
 
 class _RowsAside:
-    """Some rows of a cache layer; the layer forgets the tokens that are fed after them.
+    """Some rows of a cache layer, or all; the layer forgets the tokens that are fed after them.
 
-    The rows are copied only while the layer works: copies of all layers would take gigabytes for each option.
+    The rows are copied only while the layer works: copies of all layers would take gigabytes.
     """
 
-    def __init__(self, layer: Any, rows: torch.Tensor) -> None:
+    def __init__(self, layer: Any, rows: torch.Tensor | None) -> None:
         self._layer, self._rows = layer, rows
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        keys = torch.cat([self._layer.keys[self._rows], key_states], dim=-2)
-        return keys, torch.cat([self._layer.values[self._rows], value_states], dim=-2)
+        keys, values = self._layer.keys, self._layer.values
+        if self._rows is not None:
+            keys, values = keys[self._rows], values[self._rows]
+        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vllava_cli.batch.job_files import rows
+from vllava_cli.batch.clip_names import NAME_KEYS
+from vllava_cli.batch.job_readers import MAX_LIST_BYTES, rows
 from vllava_cli.errors import UsageError, quoted
 from vllava_cli.evaluate.gold import GOLD_KEYS
 from vllava_cli.media.file_check import MEDIA_SUFFIXES
@@ -16,12 +17,7 @@ from vllava_cli.storage.files import as_output_error
 
 ID_KEYS = ("id", "question_id", "qid", "q_uid", "uid", "key")
 ANSWER_KEYS = ("answer", *GOLD_KEYS)
-_CLIP_KEYS = (
-    *("videoID", "video", "path", "clip", "video_path", "video_name", "gif_name", "video_id", "video_file"),
-    *("video_filename", "vid_name", "clip_name", "youtube_id", "vid", "video_idx"),
-)
-_MOST_BYTES = 64 << 20
-"""The most of a JSON object that is read at once."""
+_CLIP_KEYS = ("videoID", *NAME_KEYS, "vid")
 _CLIP, _QUESTION = "the clip's name", "question"
 MOST_TRIED = 1000
 """How many rows decide by which fields answers are found."""
@@ -125,12 +121,12 @@ def _ways(gold: Mapping[str, Any], row: Mapping[str, Any]) -> Iterator[_Way]:
     if set(gold) == {"key", "answer"}:
         ids += [("key", name) for key in ID_KEYS for name in own.get(key, (key,)) if name in row]
     yield from (_Way((key,), (name,)) for key, name in ids)
+    if set(gold) == {"key", "answer"}:
+        yield _Way(("key",), (_CLIP,))
     if any(key in gold for key in _CLIP_KEYS):
         yield from (_Way((_CLIP, key), (_CLIP, name)) for key, name in ids if name != "id")
         if _QUESTION in gold:
             yield _Way((_CLIP, _QUESTION), (_CLIP, _QUESTION))
-    # The clips of EgoSchema are called like their questions.
-    yield from (_Way((key,), (_CLIP,)) for key in ID_KEYS if key in gold)
 
 
 def _value_of(row: Mapping[str, Any], fields: tuple[str, ...]) -> str | tuple[str, ...] | None:
@@ -172,9 +168,9 @@ def _pairs(file: Path) -> dict[str, Any] | None:
         if not source.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
             return None
         source.seek(0)
-        data = source.read(_MOST_BYTES + 1)
+        data = source.read(MAX_LIST_BYTES + 1)
     try:
-        found = json.loads(data.decode("utf-8-sig")) if len(data) <= _MOST_BYTES else None
+        found = json.loads(data.decode("utf-8-sig")) if len(data) <= MAX_LIST_BYTES else None
     except (ValueError, RecursionError):
         return None
     is_plain = isinstance(found, dict) and all(isinstance(value, str | int) for value in found.values())

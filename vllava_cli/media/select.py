@@ -8,7 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from vllava_cli.answers import MOST_SAMPLES
-from vllava_cli.errors import MediaError, UsageError
+from vllava_cli.errors import MediaError, TrimError, UsageError
 from vllava_cli.nouns import FRAMES_PER_CLIP, Fit, Frames, Framing
 
 
@@ -84,19 +84,19 @@ def in_play(times_s: Sequence[float], framing: Framing, *, duration_s: float, na
     raise nothing_between(framing, duration_s=duration_s, name=name)
 
 
-def nothing_between(framing: Framing, *, duration_s: float, name: str) -> MediaError:
+def nothing_between(framing: Framing, *, duration_s: float, name: str) -> TrimError:
     """Makes the error for a trim in which no frame lies."""
     start_s = framing.start_s or 0.0
     if start_s >= duration_s:
         return past_the_end("--start", start_s, duration_s=duration_s, name=name)
     until = "the end" if framing.end_s is None else f"{framing.end_s:g} s"
-    return MediaError(f"{name} has no frame between {start_s:g} s and {until}. Choose a longer part.")
+    return TrimError(f"{name} has no frame between {start_s:g} s and {until}. Choose a longer part.")
 
 
-def past_the_end(option: str, time_s: float, *, duration_s: float, name: str) -> MediaError:
+def past_the_end(option: str, time_s: float, *, duration_s: float, name: str) -> TrimError:
     """Makes the error for a time that isn't before the end of the clip."""
     remedy = "Start earlier." if option == "--start" else "Choose an earlier time."
-    return MediaError(f"{option} {time_s:g} s is past the end of {name}, which lasts {duration_s:.2f} s. {remedy}")
+    return TrimError(f"{option} {time_s:g} s is past the end of {name}, which lasts {duration_s:.2f} s. {remedy}")
 
 
 def first_tick(time_s: float, base: Fraction, *, is_after: bool = False) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllava_cli.answers import Sampling
@@ -18,7 +19,7 @@ from vllava_cli.commands.provenance import Loaded, Making, ShownClip, seeded
 from vllava_cli.commands.reach import engine_by, found
 from vllava_cli.commands.start import start
 from vllava_cli.engine.answering import AnswerEngine, AnswerRequest, AnswerResult, Batching
-from vllava_cli.errors import UsageError, quoted
+from vllava_cli.errors import TrimError, UsageError, quoted
 from vllava_cli.imports import gc_paused
 from vllava_cli.media.fingerprint import Fingerprint, Hashing
 from vllava_cli.media.timeline.spoken import Spoken
@@ -124,7 +125,7 @@ class LocalExecutor:
         if not self.control.is_wanted(clip):
             return []
         samples = self._sample_of(clip)
-        error = JobError.of(read.fault, clip.path) if read.fault else change_of(clip)
+        error = fault_of(clip, read.fault, clip.path) if read.fault else change_of(clip) or lack_of_time(clip, frames)
         if samples.has_failed:
             return []
         if frames is None or error:
@@ -151,10 +152,8 @@ class LocalExecutor:
         )
         queries: list[Query] = []
         for jobs in clip.questions():
-            question, texts = jobs[0].question, jobs[0].choices or self.batch.sampling.choices
-            choices = letters(len(texts)) if self.batch.has_letters else texts
-            question = lettered(question, texts) if texts and self.batch.has_letters else question
-            sampling = replace(seeded(self.batch.sampling), choices=choices)
+            question, choices = asked_of(jobs[0], self.batch)
+            sampling = seeded(replace(self.batch.sampling, choices=choices))
             spoken = spoken_that_fits(self.engine.tokens, frames, question, sampling)
             own = replace(key, jobs=jobs, sampling=sampling, spoken=spoken)
             asked = heard(spoken.text, question) if spoken else question
@@ -174,7 +173,7 @@ class LocalExecutor:
         return samples
 
     def _joined(self, samples: ClipSamples) -> Iterator[AnswerResult[AnswerKey]]:
-        return samples.joined(self.batch.agreeing, self.batch.sampling)
+        return samples.joined(self.batch.agreeing)
 
     def _results(self, finished: AnswerResult[AnswerKey]) -> Iterator[Result]:
         key, answer, making = finished.key, finished.answer, None
@@ -188,6 +187,7 @@ class LocalExecutor:
                 answer_ids=answer.ids,
                 agreeing=self.batch.agreeing,
                 spoken=key.spoken,
+                has_letters=bool(answer.probabilities) and self.batch.has_letters,
             )
         for job in key.jobs:
             yield Result(
@@ -224,6 +224,22 @@ def read_tokens(source: Source) -> Tokens:
     from vllava_cli.engine.checkpoint import describe
 
     return tokens.read_tokens(describe(source))
+
+
+def asked_of(job: Job, batch: BatchRequest) -> tuple[str, tuple[str, ...]]:
+    """Returns the question as the model reads it, and the texts whose likelihoods are compared, if any.
+
+    With letters: ("Why?", ("fun", "rain")) → ("Why?\\nA. fun\\nB. rain\\n…", ("A", "B")).
+    """
+    choices = job.choices or batch.sampling.choices
+    if not (choices and batch.has_letters):
+        return job.question, choices
+    return lettered(job.question, choices), letters(len(choices))
+
+
+def longest_question(jobs: Iterable[Job], batch: BatchRequest) -> int:
+    """Returns the number of characters in the longest question, with the choices that are written into it."""
+    return max(len(asked_of(job, batch)[0]) for job in jobs)
 
 
 def server_of(batch: BatchRequest) -> Address | None:
@@ -277,6 +293,22 @@ def load_engine(
         batch.wishes, tokens, kinds, log, watch, check=lambda _: None, has_clip_cache=batch.has_clip_cache
     )
     return engine
+
+
+def fault_of(clip: ClipJobs, error: Exception, path: Path) -> JobError:
+    """Makes the error of a clip that can't be read from a path; "trim" if it has no frame in the part of its jobs."""
+    found = JobError.of(error, path)
+    if not (clip.jobs[0].window and isinstance(error, TrimError)):
+        return found
+    return replace(found, kind="trim", message=found.message.removeprefix("--"))
+
+
+def lack_of_time(clip: ClipJobs, frames: Frames | None) -> JobError | None:
+    """Returns the error of jobs that ask about a part of an image; None if they don't."""
+    if frames is None or frames.kind == "video" or not clip.jobs[0].window:
+        return None
+    message = f"{quoted(clip.path)} is an image, which has no parts. Leave the times of its jobs out."
+    return JobError(kind="trim", message=message)
 
 
 def change_of(clip: ClipJobs) -> JobError | None:

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ from vllava_cli.media.fingerprint import Fingerprint, fingerprint
 from vllava_cli.media.remote.fetch import Fetcher
 from vllava_cli.media.remote.policy import allowed, scheme_of, without_secrets
 from vllava_cli.media.select import spread
-from vllava_cli.nouns import DecodeLimits, Frames, MediaKind, VideoRecipe
+from vllava_cli.nouns import DecodeLimits, Frames, MediaKind, VideoRecipe, Window
 
 if TYPE_CHECKING:
     from vllava_cli.engine.generate import Engine
@@ -86,7 +86,11 @@ class DecodedClip:
 def manifest_row(clip: ClipJobs) -> dict[str, bytes]:
     """Makes a row of the manifest. The path is stored as bytes, as it may not be UTF-8; the jobs are ASCII JSON."""
     jobs = [
-        {"id": job.id, "question": job.question, "size": job.size, "mtime_ns": job.mtime_ns, "fields": dict(job.fields)}
+        {
+            **{name: getattr(job, name) for name in ("id", "question", "size", "mtime_ns", "choices")},
+            "fields": dict(job.fields),
+            "window": asdict(job.window) if job.window else None,
+        }
         for job in clip.jobs
     ]
     return {"path": os.fsencode(clip.jobs[0].path), "jobs": json.dumps(jobs).encode("ascii")}
@@ -94,8 +98,11 @@ def manifest_row(clip: ClipJobs) -> dict[str, bytes]:
 
 def clip_jobs_in(row: Mapping[str, Any]) -> ClipJobs:
     """Restores a clip and its jobs from a row of the manifest."""
-    path = os.fsdecode(row["path"])
-    return ClipJobs(jobs=tuple(Job(path=path, **job) for job in json.loads(row["jobs"])))
+    path, jobs = os.fsdecode(row["path"]), json.loads(row["jobs"])
+    for job in jobs:
+        job["choices"] = tuple(job["choices"])
+        job["window"] = Window(**job["window"]) if job["window"] else None
+    return ClipJobs(jobs=tuple(Job(path=path, **job) for job in jobs))
 
 
 def decode(row: Mapping[str, Any], setup: StageSetup) -> dict[str, bytes]:
@@ -124,15 +131,15 @@ def _read(clip: ClipJobs, path: Path, setup: StageSetup) -> DecodedClip:
     """Reads the header, then the frames. A fault in the header is marked as early: no engine is loaded for it."""
     from vllava_cli.media.pixels import fitted
 
-    framing, is_early = setup.batch.framing, True
+    framing, is_early = clip.framing(setup.batch.framing), True
     try:
         decoder = _decoder(setup.batch.limits)
         decoder.header(path)
         is_early = False
         frames = fitted(spread(decoder.sample(path, framing), framing.fit), setup.recipe, fit=framing.fit)
-        error = local.change_of(clip)
+        error = local.change_of(clip) or local.lack_of_time(clip, frames)
     except Exception as exc:
-        error = JobError.of(exc, path)
+        error = local.fault_of(clip, exc, path)
         if path != clip.path:  # messages about a fetched file show its URL instead
             name = without_secrets(clip.jobs[0].path)
             error = replace(error, message=error.message.replace(quoted(path), name))

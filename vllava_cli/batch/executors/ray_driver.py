@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import vllava_cli
 from vllava_cli.batch.executors import RunControl
+from vllava_cli.batch.executors.local import longest_question
 from vllava_cli.batch.executors.ray_actors import Allocation, QueueItems, RayPass, ResultQueue, StageSetup, manifest_row
 from vllava_cli.batch.jobs import ClipJobs, Job, group_by_clip
 from vllava_cli.batch.output import write_groups
@@ -157,7 +158,7 @@ class RayExecutor:
         setup = StageSetup(
             batch=replace(self.batch, inputs=Inputs(), destination=Destination()),
             source=self.source,
-            longest=max(len(job.question) for job in self._left.values()),
+            longest=longest_question(self._left.values(), self.batch),
             folder=os.getcwd(),  # noqa: PTH109  (its name is all that is needed)
             recipe=read_video_recipe(self.source.folder),
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vllava_cli.answers import Agreeing, Sampling
+    from vllava_cli.answers import Agreeing
     from vllava_cli.batch.executors.local import AnswerKey
     from vllava_cli.engine.answering import AnswerResult
     from vllava_cli.media.fingerprint import Fingerprint
@@ -47,19 +47,18 @@ class ClipSamples:
     def add(self, result: AnswerResult[AnswerKey]) -> None:
         self._results.setdefault(result.key.jobs[0].id, []).append(result)
 
-    def joined(self, wanted: Agreeing | None, sampling: Sampling) -> Iterator[AnswerResult[AnswerKey]]:
+    def joined(self, wanted: Agreeing | None) -> Iterator[AnswerResult[AnswerKey]]:
         """Yields one result for each question that all samples were asked; each question once."""
         for id, results in tuple(self._results.items()):
             if not self.unread and not self.has_failed and len(results) == len(self._shifts):
                 del self._results[id]
-                yield self._join(results, wanted, sampling)
+                yield self._join(results, wanted)
 
-    def _join(
-        self, results: list[AnswerResult[AnswerKey]], wanted: Agreeing | None, sampling: Sampling
-    ) -> AnswerResult[AnswerKey]:
+    def _join(self, results: list[AnswerResult[AnswerKey]], wanted: Agreeing | None) -> AnswerResult[AnswerKey]:
         results.sort(key=lambda result: self._shifts[result.key.sampled_s])
         shown = next((result for result in results if result.fault), results[0])
-        if wanted and not shown.fault:
+        sampling = shown.key.sampling
+        if wanted and sampling and not shown.fault:
             from vllava_cli.engine.agreement import agreed
 
             kind = "image" if shown.key.times_s is None else "video"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -14,8 +15,8 @@ from vllava_cli.engine.resident.answer_events import Piece, RunningAnswer, Token
 from vllava_cli.engine.resident.prefix_store import PrefixKeys
 from vllava_cli.engine.sequence import Sequence
 
-ScoringManner = tuple[tuple[str, ...], bool, str]
-"""What rows must have in common to be scored together: the choices, and how they are calibrated."""
+ScoringManner = Literal["plain", "calibrated"]
+"""What rows must have in common to be scored together; each has choices of its own."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -74,7 +75,7 @@ class AnswerRow:
         sampling = self.sequence.sampling
         if not sampling.choices:
             return None
-        return sampling.choices, sampling.is_calibrated, sampling.blank_choice
+        return "calibrated" if sampling.is_calibrated else "plain"
 
     @cached_property
     def beginning(self) -> int:

@@ -23,7 +23,7 @@ from vllava_cli.engine.kv_cache import HeldIds, LayerStates, Prompt
 from vllava_cli.engine.resident.answer_events import RunningAnswer, fault_of
 from vllava_cli.engine.resident.answer_row import AnswerRow, ReadTarget
 from vllava_cli.engine.resident.prefix_store import PrefixKeys, PrefixStore, keys_of, part_of
-from vllava_cli.engine.scoring import blank_frames, excess, log_likelihoods, probabilities
+from vllava_cli.engine.scoring import blank_frames, log_likelihoods, probabilities, weight
 from vllava_cli.engine.sequence import Sequence as Answering
 from vllava_cli.engine.sequence import greedy
 from vllava_cli.errors import MemoryShortError, ServerError, VllavaError
@@ -242,8 +242,7 @@ class RowScheduler:
 
     def _read_rows(self, rows: list[AnswerRow]) -> Pieces:
         """Reads the prompts of rows, and takes the rows in, or scores their choices."""
-        is_calibrated = rows[0].scoring and rows[0].sequence.sampling.is_calibrated
-        blanks = [self._blank_target(row) for row in rows] if is_calibrated else []
+        blanks = [self._blank_target(row) for row in rows] if rows[0].scoring == "calibrated" else []
         places: dict[bytes | int, int] = {}
         for row in rows:
             row.begin(is_read=row.prompt_key not in places)
@@ -336,12 +335,11 @@ class RowScheduler:
 
     def _score(self, batch: DecodeBatch, rows: list[AnswerRow], targets: Sequence[ReadTarget]) -> None:
         """Scores the choices of rows whose prompts were just read, and ends the rows: they decode nothing."""
-        options, sampling = rows[0].sequence.options, rows[0].sequence.sampling
+        options = [row.sequence.options for row in rows]
+        options += options[: len(targets) - len(rows)]  # behind the rows are the same prompts with blank clips
         scores = log_likelihoods(self.engine.llama, batch.cache, batch.is_used, batch.logits, options)
-        scores, blank = scores[: len(rows)], scores[len(rows) :]
-        if sampling.is_calibrated and sampling.blank_choice:
-            blank = excess(blank, sampling.choices.index(sampling.blank_choice))
-        found = probabilities(scores, blank if sampling.is_calibrated else None)
+        blanks = [weight(each, row.sequence.sampling) for row, each in zip(rows, scores[len(rows) :], strict=False)]
+        found = probabilities(scores[: len(rows)], blanks)
         for row, chances in zip(rows, found, strict=True):
             if row.is_cancelled:
                 self._end(row)

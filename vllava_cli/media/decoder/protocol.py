@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from vllava_cli.errors import DamagedError, MediaError, UsageError, VllavaError
+from vllava_cli.errors import DamagedError, MediaError, TrimError, UsageError, VllavaError
 from vllava_cli.media.file_check import MAX_PIXELS
 from vllava_cli.media.timeline.parts import Cut, Cutting
 from vllava_cli.media.timeline.windows import LONGEST_TITLE, MOST_WINDOWS, clean_title
@@ -35,6 +35,8 @@ from vllava_cli.nouns import (
 from vllava_cli.storage.fields import Fields
 
 READY = b'{"is": "ready"}\n'
+CORES_SETTING = "VLLAVA_DECODER_CORES"
+"""The environment variable that tells the process how many cores it may use for the frames of a file."""
 
 Call = Literal["sample", "probe", "header", "documented", "cut", "subtitles", "windows", "window"]
 """The last two keep the clip open in the process: "windows" finds its windows, "window" reads the frames of one."""
@@ -95,7 +97,7 @@ class Request:
         return len(self.framing.at_s) or FRAMES_PER_CLIP
 
 
-_ERRORS = {"damage": DamagedError, "media error": MediaError, "usage error": UsageError}
+_ERRORS = {"damage": DamagedError, "trim": TrimError, "media error": MediaError, "usage error": UsageError}
 
 
 class SentFile:
