@@ -20,10 +20,10 @@ from tests.server.serving import Served
 from vllava_cli import demo
 from vllava_cli.answers import Conversation, Sampling
 from vllava_cli.batch.executors.ray_actors import clip_jobs_in, manifest_row
+from vllava_cli.batch.job_checks import check_choices, choice_faults, with_own_names
 from vllava_cli.batch.jobs import ClipJobs, JobRequest, group_by_clip, make_jobs
 from vllava_cli.batch.request import Inputs
 from vllava_cli.batch.rows import Result, check_fields, columns_of, row_of
-from vllava_cli.batch.run import _check_choices, _with_own_parts
 from vllava_cli.engine.generate import Engine
 from vllava_cli.errors import UsageError
 from vllava_cli.media.sample import sample
@@ -110,7 +110,7 @@ def test_each_job_is_answered_from_its_own_choices_as_if_it_were_alone(
         assert row["made_with"].get("choice_style") == (manner.get("style") if chances else None)
         assert (row.get("start_s"), row.get("end_s")) == (given.get("start"), given.get("end"))
         assert (row.get("job_title"), row.get("job_answer")) == (given.get("title"), given.get("answer"))
-    assert rows[3]["answer"] != rows[4]["answer"] or "letter" in words, "both parts show the same"
+    assert rows[3]["frame_times_s"][-1] < 0.5 < 2 <= rows[4]["frame_times_s"][0]
     assert vllava.run("replay", tmp_path / "rows.jsonl", folder=tmp_path).out.count(": same\n") == len(JOBS)
 
 
@@ -210,18 +210,31 @@ LETTERS = batch_of(has_letters=True)
     ],
 )
 def test_an_option_about_choices_needs_some(batch: Any, jobs: list[Any], message: str) -> None:
-    assert refused(UsageError, _check_choices, batch, jobs) == message
-    _check_choices(replace(batch, sampling=replace(batch.sampling, choices=("yes", "no"))), jobs)
+    assert refused(UsageError, check_choices, batch, jobs) == message
+    check_choices(replace(batch, sampling=replace(batch.sampling, choices=("yes", "no"))), jobs)
+
+
+def test_choices_that_the_model_reads_alike_are_told_before_the_weights_are_read(engine: Engine) -> None:
+    jobs = make_jobs(
+        [REQUEST, CHOSEN, *(replace(CHOSEN, choices=("</s>", "< /s>"), question=f"{n}?") for n in "12")], ""
+    )
+    fault = "To the model, the choices '</s>' and '< /s>' are the same: leave one out."
+    assert choice_faults(engine.tokens, jobs, batch_of()) == (
+        f"vllava: the choices of 2 jobs can't be compared, as those of '1?' about 'a.mp4': {fault}"
+    )
+    assert choice_faults(engine.tokens, jobs[:2], batch_of()) == choice_faults(engine.tokens, jobs, LETTERS) == ""
+    shared = batch_of(sampling=Sampling(choices=("</s>", "< /s>")))
+    assert refused(UsageError, choice_faults, engine.tokens, [], shared) == fault
 
 
 def test_a_part_is_not_divided_again() -> None:
     batch = batch_of(inputs=Inputs(jobs=Path("jobs.jsonl")), windowing=Windowing(by="scenes"))
-    assert refused(UsageError, _with_own_parts, [REQUEST, CHOSEN], batch) == (
+    assert refused(UsageError, with_own_names, [REQUEST, CHOSEN], batch) == (
         "--scenes divides whole clips, and a job is about a part of 'a.mp4'. "
         "Leave --scenes out, or the times of the jobs."
     )
     taken = replace(CHOSEN, fields={"choices": 1, "title": "t", "type": "x"})
-    (found,) = _with_own_parts([taken], replace(batch, windowing=None))
+    (found,) = with_own_names([taken], replace(batch, windowing=None))
     assert found.fields == {"job_choices": 1, "job_title": "t", "type": "x"}
 
 

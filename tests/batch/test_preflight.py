@@ -92,6 +92,7 @@ def test_headers_say_what_can_be_used_and_its_frames_are_read_ahead(framing: Fra
         videos=2,
         duration_s=2.5,
         unknown=1,
+        images=1,
     )
     assert preflight.headers.done == 5
 

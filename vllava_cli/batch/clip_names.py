@@ -248,9 +248,14 @@ def _given(row: JobRow) -> Iterator[tuple[str, object]]:
 
 
 def _first(row: JobRow, wished: str | None) -> tuple[str, str]:
-    """Returns the field that names the clip of a row: the wished one if the row has it. Errors: UsageError."""
+    """Returns the field that names the clip of a row, and the name: the wished field if the row has it.
+
+    The key "" stands for the name under which a JSON object has the row. Errors: UsageError.
+    """
     value = row.values.get(wished) if wished else None
     key, value = (wished, value) if wished and value not in (None, "") else next(_given(row), ("", None))
+    if not key and row.where.key:
+        return "", row.where.key
     if not key:
         raise row.where.fault(f"it names no clip: it has {shown(row)}, and needs one of {', '.join(NAME_KEYS)}")
     if fault := _fault(value):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from vllava_cli.batch.clip_names import NAME_KEYS, ClipNames, FoundClips, shown
+from vllava_cli.batch.clip_names import ClipNames, FoundClips, shown
 from vllava_cli.batch.job_fields import Known, choices_of, known_keys, window_of
 from vllava_cli.batch.job_readers import JobRow, rows
 from vllava_cli.batch.job_shapes import ANSWERS
@@ -23,7 +23,6 @@ from vllava_cli.storage.jsonl import BYTES, exact
 _QUESTION = "question"
 _KEY = "key"
 """The field with the name under which a JSON object has a row that names its clip itself."""
-_NAME = "video_name"
 
 
 def requests_in(
@@ -48,8 +47,7 @@ def requests_in(
     names, reported, unused = _clip_names(file, videos), set[str](), {} if unused is None else unused
     seen: dict[tuple[str, ...], tuple[str, ...]] = {}
     """The choices of all rows: where many rows have the same ones, they are in memory once."""
-    found = map(_keyed, map(_exact, rows(file, stdin=stdin, notice=notice)))
-    for row, key, path in names.named(found):
+    for row, key, path in names.named(map(_exact, rows(file, stdin=stdin, notice=notice))):
         known = known_keys(tuple(row.values))
         asked, text_key = _question(row, known)
         if asked is None and not questions:
@@ -58,7 +56,7 @@ def requests_in(
         choices, option_keys = choices_of(row, known, has_letters=has_letters)
         window, time_keys = window_of(row, known)
         fields, gone = _fields(
-            _answered(row.values, text_key),
+            _answered(row, key, text_key),
             {key, _QUESTION, text_key, *option_keys, *time_keys},
         )
         for each in sorted(gone - reported):
@@ -80,14 +78,6 @@ def _exact(row: JobRow) -> JobRow:
         return row._replace(values=exact(row.values))
     except RecursionError as exc:
         raise row.where.fault("it is nested too deeply") from exc
-
-
-def _keyed(row: JobRow) -> JobRow:
-    """Makes a field of the name under which a row stands: that of its clip if no other field names one, or "key"."""
-    if not row.where.key:
-        return row
-    names_itself = any(row.values.get(key) not in (None, "") for key in NAME_KEYS)
-    return row._replace(values={_KEY if names_itself else _NAME: row.where.key, **row.values})
 
 
 def _clip_names(file: Path, videos: Sequence[Path]) -> ClipNames:
@@ -116,12 +106,17 @@ def _question(row: JobRow, known: Known) -> tuple[str | None, str]:
     return None, empty
 
 
-def _answered(values: Mapping[str, object], text_key: str) -> Mapping[str, object]:
-    """Returns the fields of a row: the right answer "A" of a question "Q" is "answer", as in most files."""
+def _answered(row: JobRow, name_key: str, text_key: str) -> Mapping[str, object]:
+    """Returns the fields of a row: the right answer "A" of a question "Q" is "answer", as in most files.
+
+    If the row names its clip itself, the name under which it stands becomes a field.
+    """
     answer = ANSWERS.get(text_key, "")
-    if answer not in values or "answer" in values:
-        return values
-    return {"answer" if key == answer else key: value for key, value in values.items()}
+    if answer in row.values and "answer" not in row.values:
+        values = {"answer" if key == answer else key: value for key, value in row.values.items()}
+    else:
+        values = row.values
+    return {_KEY: row.where.key, **values} if name_key and row.where.key and _KEY not in values else values
 
 
 def _fields(values: Mapping[str, object], used: Collection[str]) -> tuple[dict[str, object], set[str]]:

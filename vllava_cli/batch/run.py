@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 from vllava_cli.batch import job_files
 from vllava_cli.batch.divide import Division, KnownClips
 from vllava_cli.batch.executors import Executor, RunControl, local
+from vllava_cli.batch.job_checks import check_choices, check_schemes, choice_faults, with_own_names, with_times
 from vllava_cli.batch.jobs import (
-    CHOICES,
-    WINDOW_KEYS,
     ClipJobs,
     Job,
     JobRequest,
@@ -33,27 +32,17 @@ from vllava_cli.batch.jobs import (
 from vllava_cli.batch.merge import mismatches
 from vllava_cli.batch.output import Output, opened
 from vllava_cli.batch.preflight import Headers, Preflight
-from vllava_cli.batch.progress import (
-    Progress,
-    report_end,
-    report_found,
-    report_plan,
-    report_unreadable,
-    report_unused,
-)
+from vllava_cli.batch.progress import Progress, report_end, report_found, report_plan, report_unreadable, report_unused
 from vllava_cli.batch.request import BatchRequest
 from vllava_cli.batch.rows import Result, RunInfo, check_fields, row_of
 from vllava_cli.commands.provenance import AGREEMENT_KEYS
 from vllava_cli.commands.start import cut_notice, warn_of_demo
-from vllava_cli.cues.formats import CUE_FORMATS
-from vllava_cli.errors import INTERRUPTED, UsageError, quoted
+from vllava_cli.errors import INTERRUPTED, UsageError
 from vllava_cli.hardware import cpu_cores
 from vllava_cli.interrupt import sigint_flag
 from vllava_cli.media import inputs
-from vllava_cli.media.remote.policy import allowed, scheme_of, without_secrets
 from vllava_cli.media.timeline.sidecars import SUFFIXES, check_apart, finder
-from vllava_cli.nouns import WINDOW_FLAGS, counted
-from vllava_cli.prompt import MOST_LETTERS
+from vllava_cli.nouns import counted
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import readable
 from vllava_cli.times import BEGAN_S, Stopwatch
@@ -101,10 +90,10 @@ def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch, stack: ExitStack
     source = (foreseen if batch.is_dry else locate)(batch.wishes, screen.log)
     info = run_info(batch, source)
     every, complaints = jobs_of(batch, info, screen, pool, division)
-    every = _with_times(batch, every, division, screen)
+    every = with_times(batch, every, division, screen)
     watch.lap("windows") if batch.windowing else None
     jobs = [job for job in every if batch.shard.has(job.id)] if batch.shard else every
-    _check_schemes(batch, jobs)
+    check_schemes(batch, jobs)
     with (
         ends.open_output(batch.destination, jobs, info, screen, every=every, is_dry=batch.is_dry) as out,
         sigint_flag(is_early=lambda: not progress.has_begun) as is_interrupted,
@@ -180,7 +169,7 @@ def jobs_of(
             division.divide((each.path for each in asked), pool, batch.windowing, batch.framing)
         requests = division.requests(asked)
     if batch.inputs.jobs:
-        requests = _with_own_parts(list(requests), batch)
+        requests = with_own_names(list(requests), batch)
     if batch.agreeing:
         requests = [freed(request, AGREEMENT_KEYS) for request in requests]
     every = make_jobs(requests, info.signature, finder(batch.subs))
@@ -190,7 +179,7 @@ def jobs_of(
         check_apart(batch.destination.path, {job.path for job in every})
     for complaint in complaints:
         screen.error(complaint)
-    _check_choices(batch, every)
+    check_choices(batch, every)
     check_fields(batch.destination.fields, every, info)
     report_unused(tuple(map(readable, unused.values())), screen)
     path, shard = batch.destination.path, batch.shard
@@ -226,57 +215,6 @@ def _requests(
     ):
         for question in given.questions:
             yield JobRequest(path=path, question=question)
-
-
-def _with_own_parts(requests: list[JobRequest], batch: BatchRequest) -> list[JobRequest]:
-    """Frees the names of the fields that rows about parts of clips, or with choices of their own, need themselves.
-
-    Errors: UsageError if clips with parts of their own are to be divided into windows.
-    """
-    has_parts, has_choices = any(each.window for each in requests), any(each.choices for each in requests)
-    if has_parts and batch.windowing:
-        name, flag = next(each.path for each in requests if each.window), WINDOW_FLAGS[batch.windowing.by]
-        part = f"a job is about a part of {quoted(Path(name))}"
-        raise UsageError(f"{flag} divides whole clips, and {part}. Leave {flag} out, or the times of the jobs.")
-    names = (*(WINDOW_KEYS if has_parts else ()), *((CHOICES,) if has_choices or batch.has_letters else ()))
-    return [freed(each, names) for each in requests] if names else requests
-
-
-def _check_choices(batch: BatchRequest, jobs: Sequence[Job]) -> None:
-    """Raises a UsageError for an option about choices where there are none, or more of them than letters."""
-    flag = "--choice-style letter" if batch.has_letters else "--calibrate" if batch.sampling.is_calibrated else ""
-    if not flag or not jobs:
-        return
-    most = max(len(job.choices or batch.sampling.choices) for job in jobs)
-    if not most:
-        raise UsageError(f"{flag} needs choices, and no job has any: add --choices, or leave it out.")
-    if batch.has_letters and most > MOST_LETTERS:
-        raise UsageError(f"--choice-style letter has {MOST_LETTERS} letters, and there are {most} choices: give fewer.")
-
-
-def _check_schemes(batch: BatchRequest, jobs: Sequence[Job]) -> None:
-    """Raises a UsageError for a URL that may not be fetched, before anything is fetched."""
-    schemes = allowed(batch.ray.allowed).schemes if batch.ray else ()
-    for job in jobs:
-        scheme = scheme_of(job.path) if "://" in job.path else None
-        if scheme and not batch.ray:
-            raise UsageError(f"{without_secrets(job.path)} is a URL: add --ray --allow {scheme}, or copy it here.")
-        if scheme and scheme not in schemes:
-            raise UsageError(f"{without_secrets(job.path)} may not be fetched: add --allow {scheme} to permit it.")
-
-
-def _with_times(batch: BatchRequest, jobs: list[Job], division: Division, screen: Screen) -> list[Job]:
-    """Returns the jobs without those about images, if nothing but cues beside clips is made of the answers.
-
-    Errors: UsageError for an image where another output is about times.
-    """
-    to, images = batch.destination, {path for path, found in division.windows.items() if not found.windows}
-    if images and (to.has_cues or to.is_in_order):
-        raise UsageError(f"{quoted(Path(min(images)))} is an image, which has no time. Leave the windows out.")
-    if not images or to.beside not in CUE_FORMATS:
-        return jobs
-    screen.notice(f"vllava: {counted(len(images), 'image')} without cues: an image has no time.")
-    return jobs if to.path else [job for job in jobs if job.path not in images]
 
 
 def _subtitle_files(jobs: Sequence[Job]) -> str:
@@ -432,6 +370,8 @@ class _Work:
             return worker_pool(batch, self.source, headers.kinds, longest, self.control)
         with screen.waiting("Reading the model's files"):
             tokens = local.read_tokens(self.source)
+        if fault := choice_faults(tokens, (job for clip in headers.good for job in clip.jobs), batch):
+            screen.notice(fault)
         self.watch.lap("the model's files")
         None if self.address else pool.fit_to(tokens.checkpoint.video_recipe)  # a server does that itself
         self.engine = engine = local.find_engine(
