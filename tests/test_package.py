@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from vllava_cli.demo import benchmark_files
+
 REPOSITORY = Path(__file__).parents[1]
 LIBRARY = "vllava_cli/engine/cpu/libproducts.so"
 WHEEL_LIMIT_BYTES = 9_000_000
@@ -62,6 +64,7 @@ def test_the_wheel_carries_the_model_the_clips_and_the_man_pages(built: tuple[Pa
         names = {info.filename: info.compress_size for info in archive.infolist()}
     assert "vllava_cli/demo/checkpoint/model.safetensors" in names
     assert "vllava_cli/demo/clips/red-circle-moves-left.mp4" in names
+    assert {f"vllava_cli/demo/benchmark/{name.as_posix()}" for name in benchmark_files()} <= set(names)
     assert "vllava_cli/py.typed" in names
     pages = {name.rpartition("/")[2] for name in names if "/share/man/man1/" in name}
     assert pages == {page.name for page in (REPOSITORY / "man").glob("*.1")}

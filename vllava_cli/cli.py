@@ -236,7 +236,7 @@ def batch(
     prune: given.Prune = False,
     fail_fast: given.FailFast = False,
     dry_run: given.DryRun = False,
-    choices: given.Choices = None,
+    choices: given.JobChoices = None,
     choice_style: given.ChoiceStyle = "text",
     calibrate: given.Calibrate = False,
     shard: given.ShardWish = None,
@@ -279,7 +279,7 @@ def batch(
     asked = QuestionWords.of(sys.argv, words or [], question or [], has_jobs=jobs is not None, is_quiet=quiet)
     screen = Screen(is_quiet=asked.is_quiet, is_verbose=verbose)
     request = BatchRequest(
-        inputs=inputs_of(asked.words, asked.questions, jobs, videos, is_recursive=recursive, is_null=null),
+        inputs=inputs_of(asked.words, asked.questions, jobs, videos or [], is_recursive=recursive, is_null=null),
         wishes=wishes,
         framing=framing,
         windowing=given.windowing_with(windowing, framing),
@@ -425,23 +425,18 @@ def score(
 def export(
     *,
     rows: judged.RowFiles,
-    form: Annotated[str, typer.Option("--as", metavar="FORM", help="The scorer that is to read the rows.")] = "jsonl",
+    form: judged.Form = "jsonl",
     gold: judged.Gold = None,
-    output: given.Output = None,
-    overwrite: given.Overwrite = False,
+    gold_as: judged.GoldAs = "auto",
+    output: judged.Exported = None,
+    overwrite: judged.ReplaceExported = False,
     quiet: given.Quiet = False,
 ) -> int:
     """Write the answers of a batch for another scorer."""
     from vllava_cli.evaluate import export as command
 
-    if form not in command.EXPORT_FORMS:
-        raise UsageError(f"--as {form!r} is not a form: give one of {', '.join(command.EXPORT_FORMS)}.")
     request = command.ExportRequest(
-        rows=tuple(rows),
-        form=form,
-        gold=gold,
-        output=Path(output) if output else None,
-        is_overwriting=overwrite,
+        rows=tuple(rows), form=form, gold=gold, gold_form=gold_as, output=output, is_overwriting=overwrite
     )
     return command.run(request, Screen(is_quiet=quiet))
 
@@ -450,9 +445,10 @@ def export(
 def report(
     *,
     rows: judged.RowFiles,
-    output: given.Output = None,
+    output: judged.PageFile = Path("report.html"),
     gold: judged.Gold = None,
-    overwrite: given.Overwrite = False,
+    gold_as: judged.GoldAs = "auto",
+    overwrite: judged.Replace = False,
     decoders: given.Decoders = None,
     limits: given.LimitsMade,
     quiet: given.Quiet = False,
@@ -465,8 +461,9 @@ def report(
 
     request = command.ReportRequest(
         rows=tuple(rows),
-        output=Path(output or "report.html"),
+        output=output,
         gold=gold,
+        gold_form=gold_as,
         is_overwriting=overwrite,
         decoders=decoders,
         limits=limits,
@@ -760,11 +757,17 @@ def help_(
 @_command()
 def demo(
     *,
-    paths: Annotated[bool, typer.Option("--paths", help="Print only the clips' paths, a line each.")] = False,
+    benchmark: Annotated[
+        Path | None,
+        typer.Option("--benchmark", metavar="FOLDER", help="Copy clips with questions and right answers to FOLDER."),
+    ] = None,
+    paths: Annotated[bool, typer.Option("--paths", help="Print only the files' paths, a line each.")] = False,
 ) -> int:
     """List the demo model's clips and what it can be asked."""
     from vllava_cli.commands import demo as command
 
+    if benchmark:
+        return command.copy_benchmark(Screen(), benchmark, paths_only=paths)
     return command.run(Screen(), paths_only=paths)
 
 

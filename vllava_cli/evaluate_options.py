@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Literal, get_args
 
 import typer
 
@@ -19,6 +19,25 @@ Gold = Annotated[
         "--gold", metavar="FILE", help="The right answers, if the rows don't have them: .jsonl, .json, .csv, .tsv."
     ),
 ]
+Form = Annotated[
+    Literal["video-llava", "activitynet-qa", "nextqa", "mvbench", "videomme", "egoschema", "lmms-eval", "jsonl"],
+    typer.Option(
+        "--as",
+        **one_of("video-llava", "activitynet-qa", "nextqa", "mvbench", "videomme", "egoschema", "lmms-eval", "jsonl"),
+        help="The scorer that is to read the answers.",
+    ),
+]
+Exported = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Write this file; with --as lmms-eval this folder, a file for each task.",
+        show_default="stdout",
+    ),
+]
+ReplaceExported = Annotated[bool, typer.Option("--overwrite", help="Replace files that are already there.")]
 By = Annotated[
     list[str] | None,
     typer.Option(
@@ -39,3 +58,7 @@ GoldAs = Annotated[
         help="How right answers name choices: by text, letter or place, from 0 or from 1; auto tries them.",
     ),
 ]
+PageFile = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FILE", help="Write the page here.", show_default="report.html")
+]
+Replace = Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there already.")]

@@ -252,6 +252,16 @@ Choices = Annotated[
         show_default="free text",
     ),
 ]
+JobChoices = Annotated[
+    Several | None,
+    typer.Option(
+        **read_by(choices_of),
+        metavar="A,B,...",
+        help="Answer with the likeliest of these texts, separated by commas; rows of --jobs that have options are "
+        "answered with one of their own.",
+        show_default="free text",
+    ),
+]
 ChoiceStyle = Annotated[
     str,
     typer.Option(
@@ -323,13 +333,17 @@ Questions = Annotated[
 Jobs = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="Pairs of clip and question: .jsonl, .json, .csv or .tsv; - is JSONL from stdin."
+        metavar="FILE",
+        help="Clips, questions and options, as benchmarks have them: .jsonl, .json, .csv, .tsv or .parquet; - is JSONL "
+        "from stdin.",
     ),
 ]
 Videos = Annotated[
-    Path | None,
+    list[Path] | None,
     typer.Option(
-        metavar="FOLDER", help="The folder of the clips that --jobs names.", show_default="the folder of the jobs file"
+        metavar="FOLDER",
+        help="Find the clips that --jobs names here, or in the folders within; may be given several times.",
+        show_default="the folder of the jobs file",
     ),
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Also look into folders within folders.")]

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.refusals import refused
-from vllava_cli.batch.job_files import NAME_KEYS, ClipNames, requests_in
+from vllava_cli.batch.clip_names import NAME_KEYS
+from vllava_cli.batch.job_files import requests_in
 from vllava_cli.batch.job_readers import MAX_JOB_BYTES, MAX_LIST_BYTES, Location, rows
 from vllava_cli.batch.jobs import ROW_KEYS, JobRequest
 from vllava_cli.errors import UsageError
@@ -38,12 +39,12 @@ def written(name: str, *rows: object) -> Path:
 
 
 def read(
-    file: Path, *, videos: Path | None = None, questions: Sequence[str] = (), stdin: bytes = b""
+    file: Path, *, videos: Sequence[Path] = (), questions: Sequence[str] = (), stdin: bytes = b""
 ) -> list[JobRequest]:
     return list(requests_in(file, stdin=io.BytesIO(stdin), videos=videos, questions=tuple(questions)))
 
 
-def refusal(*rows: object, questions: Sequence[str] = (), videos: Path | None = None) -> str:
+def refusal(*rows: object, questions: Sequence[str] = (), videos: Sequence[Path] = ()) -> str:
     return refused(UsageError, read, written("j.jsonl", *rows), questions=questions, videos=videos)
 
 
@@ -84,7 +85,7 @@ def test_fields_that_a_row_has_for_itself_are_renamed() -> None:
 def test_a_field_whose_name_in_the_row_is_anothers_is_left_out_and_that_is_said_once() -> None:
     row = {**GOOD, "job_question": 0, "id": 1, "answer": 1, "job_answer": 2, "job_job_answer": 3}
     told: list[str] = []
-    found = list(requests_in(written("j.jsonl", row, row), stdin=None, videos=None, questions=(), notice=told.append))
+    found = list(requests_in(written("j.jsonl", row, row), stdin=None, videos=(), questions=(), notice=told.append))
     fields = {"job_question": 0, "job_id": 1, "job_answer": 2, "job_job_answer": 3}
     assert [one.fields for one in found] == [fields, fields]
     assert told == ['vllava: "answer" in the jobs is left out, because they have "job_answer" as well.']
@@ -97,26 +98,7 @@ def test_where_no_field_is_known_the_names_that_are_there_are_said() -> None:
     assert f"it has {'x' * 200}…, and needs one of" in refusal({"x" * 300: 1})
 
 
-def test_names_are_looked_up_where_the_jobs_file_is() -> None:
-    touched("set/a.mp4", "a.avi")
-    assert [one.path for one in read(written("set/j.jsonl", {"video": "a", "question": "?"}))] == ["set/a.mp4"]
-    assert [one.path for one in read(Path("set/../set/j.jsonl"))] == ["set/../set/a.mp4"]
-    assert [one.path for one in read(Path("set/j.jsonl").absolute())] == [str(Path("set/a.mp4").absolute())]
-    assert [one.path for one in read(Path("-"), stdin=Path("set/j.jsonl").read_bytes())] == ["a.avi"]
-    assert [one.path for one in read(Path("set/j.jsonl"), videos=Path())] == ["a.avi"]
-
-
-def test_videos_are_in_the_folder_that_was_named() -> None:
-    touched("set/videos/a.mp4", "set/a.avi", "clips/a.mkv")
-    absolute = str(Path("x.mp4").absolute())
-    file = written("set/j.jsonl", {"video": "a", "question": "?"}, {"video": absolute, "question": "?"})
-    assert [one.path for one in read(file, videos=Path("clips"))] == ["clips/a.mkv", absolute]
-    for name in ("gone", "set/a.avi"):
-        expected = f"'{name}' is not a folder: give --videos the folder that the clips are in."
-        assert refusal(GOOD, videos=Path(name)) == expected
-
-
-NO_CLIP = "it names no clip: it has {}, and needs one of video, path, clip, video_path, video_name, gif_name, video_id"
+NO_CLIP = "it names no clip: it has {}, and needs one of " + ", ".join(NAME_KEYS)
 GOOD = {"video": "a", "question": "Why?"}
 DAMAGED: list[tuple[dict[str, object], str]] = [
     ({"question": "Why?"}, NO_CLIP.format("question")),
@@ -163,7 +145,7 @@ def test_a_row_that_can_be_no_job_is_named(row: dict[str, object], fault: str) -
 def test_the_questions_of_benchmarks_are_read(clip: str, row: dict[str, object], found: dict[str, object]) -> None:
     touched(f"clips/{clip}", "clips/v_-gone.mp4.part")
     gone = {"video_name": "-gone", "question": "Where?"}
-    assert read(written("test_q.json", row, gone), videos=Path("clips")) == [
+    assert read(written("test_q.json", row, gone), videos=[Path("clips")]) == [
         JobRequest(path=f"clips/{clip}", question=str(row["question"]), fields=found),
         JobRequest(path="clips/-gone", question="Where?"),
     ]
@@ -183,7 +165,7 @@ def test_the_tables_of_tgif_qa_are_read() -> None:
     commas = "".join(",".join(f'"{cell}"' for cell in row) + "\r\n" for row in (header, cells))
     for name, text in (("t.csv", tabs), ("t.tsv", tabs), ("c.csv", commas)):
         Path(name).write_text(text)
-        assert read(Path(name), videos=Path("gifs")) == [expected]
+        assert read(Path(name), videos=[Path("gifs")]) == [expected]
 
 
 class Terminal(io.BytesIO):
@@ -321,20 +303,6 @@ def test_a_long_file_is_never_held_whole(name: str) -> None:
         tracemalloc.stop()
 
 
-CLIPS = (
-    *("vid1305.avi", "video7010.mp4", "v_1QIUV7WYKXg.mkv", "tumblr_n1_400.gif", "-4wsuPCjDBc_5_15.avi", "12.mp4"),
-    *("both.jpg", "both.gif", "both.webm", "both.avi", "LOUD.MP4", "a.b.mp4", "plain", "inner/v_deep.mp4"),
-    *("v_both.mp4", "photo.png", "plain.mp4", "text.txt", "vid12.avi"),
-)
-
-
-@pytest.fixture
-def names(in_a_folder: None) -> ClipNames:  # noqa: ARG001
-    """Those in a folder of clips."""
-    touched(*(f"clips/{clip}" for clip in CLIPS))
-    return ClipNames("clips")
-
-
 @pytest.mark.parametrize(
     ("name", "content", "size", "most_bytes", "said"),
     [
@@ -362,63 +330,3 @@ def test_what_is_too_long_is_not_read_to_its_end(
         assert tracemalloc.get_traced_memory()[1] < most_bytes
     finally:
         tracemalloc.stop()
-
-
-FOUND = [
-    ("plain", "clips/plain"),
-    ("both.jpg", "clips/both.jpg"),
-    ("both", "clips/both.avi"),
-    ("vid1305", "clips/vid1305.avi"),
-    ("tumblr_n1_400", "clips/tumblr_n1_400.gif"),
-    ("-4wsuPCjDBc_5_15", "clips/-4wsuPCjDBc_5_15.avi"),
-    ("LOUD", "clips/LOUD.MP4"),
-    ("a.b", "clips/a.b.mp4"),
-    ("inner/v_deep", "clips/inner/v_deep.mp4"),
-    ("../clips/plain", "clips/../clips/plain"),
-    ("12", "clips/12.mp4"),
-]
-
-
-def test_a_name_is_the_file_itself_or_one_with_an_ending(names: ClipNames) -> None:
-    for name, path in FOUND:
-        assert {names.path(name, is_of_benchmark=known) for known in (False, True)} == {path}
-
-
-def test_a_benchmark_has_forms_of_its_own(names: ClipNames) -> None:
-    for name, file in (
-        *(("1QIUV7WYKXg", "v_1QIUV7WYKXg.mkv"), ("1305", "vid1305.avi")),
-        *(("7010", "video7010.mp4"), ("inner/deep", "inner/v_deep.mp4")),
-    ):
-        assert names.path(name, is_of_benchmark=True) == f"clips/{file}"
-        assert names.path(name) == f"clips/{name}"
-
-
-@pytest.mark.parametrize("is_of_benchmark", [False, True])
-def test_what_is_not_there_is_a_path_all_the_same(names: ClipNames, is_of_benchmark: bool) -> None:
-    for name in ("gone", "gone.mp4", "photo", "text", "nowhere/a", "..", "", "inner/", "loud", "²"):
-        assert names.path(name, is_of_benchmark=is_of_benchmark) == f"clips/{name}"
-        assert ClipNames("gone").path(name, is_of_benchmark=is_of_benchmark) == f"gone/{name}"
-
-
-def test_absolute_names_and_those_of_the_current_folder_stay_as_they_are(
-    names: ClipNames, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    both = str(Path("clips/both").absolute())
-    assert names.path(both, is_of_benchmark=True) == both
-    monkeypatch.chdir("clips")
-    here = ClipNames("")
-    assert [here.path(name) for name in ("both", "gone", "inner/v_deep")] == ["both.avi", "gone", "inner/v_deep.mp4"]
-
-
-def test_a_folder_is_listed_once(names: ClipNames) -> None:
-    names.path("plain")
-    Path("clips/new.mp4").touch()
-    assert names.path("new") == "clips/new"
-    assert ClipNames("clips").path("new") == "clips/new.mp4"
-
-
-def test_of_clips_that_differ_in_case_alone_it_is_always_the_same(names: ClipNames) -> None:
-    for name in ("x.Mp4", "x.mP4", "x.MP4"):
-        Path("clips", name).touch()
-    if len(list(Path("clips").glob("x.*"))) == 3:
-        assert names.path("x") == "clips/x.MP4"

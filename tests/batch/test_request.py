@@ -37,13 +37,13 @@ def given(
     *words: str, q: Sequence[str] = (), jobs: str | None = None, videos: str | None = None, **flags: bool
 ) -> Inputs:
     flags = {"is_recursive": False, "is_null": False} | flags
-    return inputs_of(words, q, Path(jobs) if jobs else None, Path(videos) if videos else None, **flags)
+    return inputs_of(words, q, Path(jobs) if jobs else None, [Path(videos)] if videos else [], **flags)
 
 
 def test_words_become_inputs() -> None:
     assert given("Why?", "a.mp4", "b") == Inputs(paths=("a.mp4", "b"), questions=("Why?",))
     assert given("a.mp4", "b", q=["Why?", "Who?"]) == Inputs(paths=("a.mp4", "b"), questions=("Why?", "Who?"))
-    assert given(jobs="j.csv", videos="v") == Inputs(jobs=Path("j.csv"), videos=Path("v"))
+    assert given(jobs="j.csv", videos="v") == Inputs(jobs=Path("j.csv"), videos=(Path("v"),))
     assert given(jobs="-", q=["Why?"]) == Inputs(jobs=Path("-"), questions=("Why?",))
     assert given("Why?", "-", is_recursive=True, is_null=True) == Inputs(
         paths=("-",), questions=("Why?",), is_recursive=True, is_null=True

@@ -164,7 +164,7 @@ def test_rows_of_a_jobs_file_carry_its_other_fields(vllava: Zygote, clips: Path)
     done = vllava.run(*DEMO, "--jobs", "../test_q.json", "--videos", ".", folder=clips)
     rows = sorted(map(json.loads, done.out.splitlines()), key=lambda row: row["question_id"])
     assert done.code == 0
-    assert done.err.count("vllava: question_id, job_answer in the jobs are passed through, not used.\n") == 1
+    assert done.err.count("vllava: question_id, answer in the jobs are passed through, not used.\n") == 1
     assert [(row["answer"], row["job_answer"], row["question_id"]) for row in rows] == [
         ("A red circle moves left.", "leave", 7),
         ("It grows.", "grow", 8),

@@ -51,6 +51,24 @@ def batch_of(engine: Engine, prompts: Sequence[tuple[Frames, tuple[int, ...]]]) 
     return DecodeBatch.of(engine.llama, prefixes, rests)
 
 
+def test_a_beginning_is_read_into_the_cache_and_nothing_else_of_the_last_layer_is_computed(
+    random_engine: Engine,
+) -> None:
+    ended: list[bool] = []
+    with torch.inference_mode():
+        inputs = torch.randn(2, 40, random_engine.llama.embedded(torch.tensor([[1]])).shape[-1])
+        whole = KVCache(len(random_engine.llama.blocks))
+        random_engine.llama(inputs, whole.layers)
+        hook = random_engine.llama.blocks[-1].register_forward_hook(lambda _, given, out: ended.append(out is given[0]))
+        prefixes = read_prefixes(random_engine.llama, inputs.split(1))
+        hook.remove()
+    assert ended == [True]
+    for row, prefix in enumerate(prefixes):
+        for found, expected in zip(prefix.layers, whole.layers, strict=True):
+            assert torch.equal(found.keys, expected.keys[row : row + 1])
+            assert torch.equal(found.values, expected.values[row : row + 1])
+
+
 @torch.inference_mode()
 def alone(engine: Engine, medium: Frames, ids: Sequence[int]) -> Tensor:
     """The logits [vocabulary] behind these ids in one pass without a cache."""

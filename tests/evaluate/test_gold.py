@@ -87,6 +87,7 @@ PAIR = {"choices": ["fun", "rain"], "answer": "rain"}
         ("a.csv", NEXT_QA, [row("41.mp4", qid="1", **PAIR)], ["rain"], "clip qid, 1 rows 0 none 1"),
         ("a.csv", NEXT_QA, [row("v/40.mkv", "why", **PAIR)], ["fun"], "clip question, 1 rows 0 none 1"),
         ("a.json", '{"u-1": 1, "u-2": 0}', [row(q_uid="u-2", **PAIR)], ["fun"], "q_uid, 1 rows 0 none 1"),
+        ("a.json", '{"u-1": 1, "u-2": 0}', [row("v/u-2.mp4", **PAIR)], ["fun"], "clip, 1 rows 0 none 1"),
         ("a.jsonl", '{"id": "x", "gold": ["a", "b"]}\n', [row(job_id="x")], ["a"], "job_id, 1 rows 0 none 0"),
         ("a.tsv", "uid\ttruth\n1\tB\n2\t\n", [row(uid=1, **PAIR)], ["rain"], "uid, 1 rows 0 none 0"),
     ],
@@ -95,7 +96,7 @@ def test_answers_of_a_file_find_their_rows(
     name: str, text: str, rows: list[dict[str, Any]], golds: list[str | None], told: str
 ) -> None:
     way, _, counts = told.partition(", ")
-    words = way.replace("clip ", "the clip's name and ")
+    words = "the clip's name" if way == "clip" else way.replace("clip ", "the clip's name and ")
     matched, without, left = (int(word) for word in counts.split() if word.isdecimal())
     assert rights(name, text, rows) == (
         golds,

@@ -6,6 +6,8 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, HttpCredentials, Page, Route, sync_playwright
@@ -64,3 +66,21 @@ def page_at(browser: Browser, url: str, *, faults: tuple[str, ...] = (), token: 
     finally:
         context.close()
     assert (outside, said) == ([], [])
+
+
+@contextmanager
+def file_page(browser: Browser, file: Path, **settings: Any) -> Iterator[Page]:
+    """Opens a file as a page that may load nothing else, and say nothing on the console."""
+    context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | settings))
+    page = context.new_page()
+    loaded: list[str] = []
+    said: list[str] = []
+    page.on("request", lambda request: loaded.append(request.url))
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(file.as_uri())
+    try:
+        yield page
+    finally:
+        context.close()
+    assert ([url for url in loaded if not url.startswith("data:")], said) == ([file.as_uri()], [])

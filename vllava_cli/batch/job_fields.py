@@ -149,9 +149,10 @@ def _checked(texts: Sequence[str], row: JobRow, key: str, *, has_letters: bool) 
     if not 2 <= len(found) <= MOST_CHOICES:
         have = "one option" if len(found) == 1 else f"{len(found)} options"
         raise row.where.fault(f'"{key}" has {have}, and a choice has 2 to {MOST_CHOICES}')
-    parts = [_LETTERED.fullmatch(text) for text in found]
-    if [part and (part[1] or part[2]) for part in parts] == list(ascii_uppercase[: len(found)]):
-        found = tuple(part[3].strip() for part in parts if part)
+    if found[0].startswith(("(", "A")):
+        parts = [_LETTERED.fullmatch(text) for text in found]
+        if [part and (part[1] or part[2]) for part in parts] == list(ascii_uppercase[: len(found)]):
+            found = tuple(part[3].strip() for part in parts if part)
     for place, text in enumerate(found):
         if not text:
             raise row.where.fault(f'option {place + 1} of "{key}" is empty')
@@ -186,7 +187,7 @@ def window_of(row: JobRow, known: Known) -> tuple[Window | None, Sequence[str]]:
 
 def _part(values: Sequence[Any], keys: tuple[str, str], row: JobRow) -> Window | None:
     """Makes the part between two times; None where both are missing or NaN. Errors: UsageError."""
-    if all(value in (None, "") or str(value).strip().lower() == "nan" for value in values):
+    if all(value is None or str(value).strip().lower() in ("", "nan") for value in values):
         return None
     start_s, end_s = (_seconds(value, key, row) for value, key in zip(values, keys, strict=True))
     if end_s is not None and end_s <= (start_s or 0.0):
@@ -196,8 +197,10 @@ def _part(values: Sequence[Any], keys: tuple[str, str], row: JobRow) -> Window |
 
 def _seconds(value: Any, key: str, row: JobRow) -> float | None:
     """Reads a time: 62.5, "62.5", "1:02.5", "00:01:02,500"; None for a missing one. Errors: UsageError."""
-    if value in (None, ""):
+    if value is None or value == "":
         return None
+    if type(value) in (int, float) and 0 <= value < math.inf:
+        return float(value)
     try:
         return time_of(str(value).strip().replace(",", "."))
     except UsageError as exc:

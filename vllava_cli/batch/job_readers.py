@@ -46,10 +46,13 @@ class Location(NamedTuple):
     unit: Literal["line", "row"] = "line"
     key: str = ""
     """The name under which a JSON object has the row; "" where it has none."""
+    question: int = 0
+    """The number of the question in a row that has several, from 1."""
 
     def __str__(self) -> str:
         name = f" ({self.key[:_LONGEST_KEY]!r})" if self.key else ""
-        return f"{self.file}, {self.unit} {self.number}{name}" if self.number else self.file
+        question = f", question {self.question}" if self.question else ""
+        return f"{self.file}, {self.unit} {self.number}{name}{question}" if self.number else self.file
 
     def fault(self, what: str) -> UsageError:
         return UsageError(f"{self}: {what}. Correct it in an editor, or leave it out.")
@@ -92,8 +95,8 @@ def rows(file: Path, *, stdin: BinaryIO | None, notice: Notice = str) -> Iterato
 def _asked(found: Iterable[JobRow]) -> Iterator[JobRow]:
     """Yields rows that have one question each. Errors: UsageError for one that is too long."""
     for row in found:
-        for values in with_one_question(row.values):
-            one = row if values is row.values else JobRow(row.where, values)
+        for number, values in enumerate(with_one_question(row.values), 1):
+            one = row if values is row.values else JobRow(row.where._replace(question=number), values)
             if one.where.unit == "row" and len(json.dumps(values)) > MAX_JOB_BYTES:
                 raise one.where.too_long()
             yield one

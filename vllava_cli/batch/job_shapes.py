@@ -21,23 +21,11 @@ ANSWERS = {"q": "a", "Q": "A"}
 """The name of the right answer beside a question of this name; rows have it as "answer"."""
 GROUP = "group"
 """The field of a row that stands under two names: the second of them."""
-_CONTAINERS = (
-    "annotations",
-    "questions",
-    "data",
-    "rows",
-    "samples",
-    "items",
-    "examples",
-    "qa",
-    "QA",
-    "qas",
-    "qa_pairs",
-)
+_CONTAINERS = ("annotations", "data", "rows", "samples", "items", "examples")
 """The names of lists of rows; they name no clip."""
 _QUESTIONS = ("mc_question", "qa", "QA", "qas", "QAs", "qa_pairs", "question_answers", "questions")
 _CONVERSATIONS = ("conversations", "conversation")
-_NUMBERED = re.compile(r"(?:Q|q|question_?)[1-9]")
+_NUMBERED = re.compile(r"[Qq][1-9]")
 _TAGS = re.compile("<(?:video|image)>")
 
 
@@ -49,15 +37,16 @@ def entries(document: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(document, list):
         yield from (("", row) for row in document)
         return
-    if rows := next((document[name] for name in _CONTAINERS if _is_rows(document.get(name))), None):
-        yield from (("", row) for row in rows)
+    held = [document[name] for name in _CONTAINERS if _is_rows(document.get(name)) or document.get(name) == []]
+    if held or not document:
+        yield from (("", row) for rows in held[:1] for row in rows)
     elif columns := _columns(document):
         yield from (("", row) for row in columns)
     elif _is_row(document):
         yield "", document
     else:
         lists = [name for name, value in document.items() if _is_rows(value)]
-        is_one = len(lists) == 1 and len(document) > 1
+        is_one = len(lists) == 1 < len(document) and not any(map(_has_question, document.values()))
         for name in lists if is_one else document:
             yield from (("" if is_one else name, row) for row in _under(document[name]))
 
@@ -79,10 +68,14 @@ def _is_rows(value: Any) -> bool:
 
 def _is_row(value: Mapping[str, Any]) -> bool:
     """True for an object that has a question, several, or nothing but texts and numbers."""
-    return any(isinstance(value.get(key), str) for key in QUESTION_KEYS) or (
+    return _has_question(value) or (
         any(key in value for key in (*_QUESTIONS, *_CONVERSATIONS))
         or not any(isinstance(each, dict | list) for each in value.values())
     )
+
+
+def _has_question(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(value.get(key), str) for key in QUESTION_KEYS)
 
 
 def _columns(document: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -118,8 +111,10 @@ def with_one_question(values: dict[str, Any]) -> Sequence[dict[str, Any]]:
             around = {name: each for name, each in values.items() if name != key and not isinstance(each, dict | list)}
             return [_joined(around, pair) for pair in found]
     numbered = [key for key in inner if _NUMBERED.fullmatch(key) and isinstance(values[key], str)]
-    others = {name: each for name, each in values.items() if name not in numbered}
-    return [{**others, "question": values[key]} for key in numbered] or (values,)
+    others = {
+        "answer" if name in ANSWERS.values() else name: each for name, each in values.items() if name not in numbered
+    }
+    return [{**others, key[0]: values[key]} for key in numbered] or (values,)
 
 
 @lru_cache(maxsize=4096)

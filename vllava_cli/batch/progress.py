@@ -6,14 +6,20 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from vllava_cli.batch.clip_names import FoundClips
 from vllava_cli.batch.executors import Counters
 from vllava_cli.batch.merge import first_of
 from vllava_cli.batch.preflight import Headers
+from vllava_cli.batch.request import BatchRequest
 from vllava_cli.batch.rows import JobError
+from vllava_cli.errors import UsageError, quoted
 from vllava_cli.nouns import counted
-from vllava_cli.screen import Screen
+from vllava_cli.screen import Screen, one_line
 
+MOST_MISSING, MOST_LETTERS = 3, 60
+"""So many clips that weren't found are named, and so much of each name."""
 MOST_NAMED = 5
 """How many unreadable clips are named in the message; the rows have them all."""
 
@@ -127,6 +133,31 @@ def report_unused(names: Sequence[str], screen: Screen) -> None:
     if names:
         are = "is" if len(names) == 1 else "are"
         screen.notice(f"vllava: {first_of(names, most=MOST_NAMED)} in the jobs {are} passed through, not used.")
+
+
+def report_found(found: FoundClips, batch: BatchRequest, screen: Screen) -> None:
+    """Says how many clips of a jobs file were found and which not; if all were, only in a dry run or with --verbose.
+
+    Errors: UsageError where there are clips and none was found, but not with --ray: the cluster may have them.
+    """
+    where = first_of([quoted(Path(folder)) for folder in found.folders], most=MOST_MISSING)
+    missing = first_of([_short(name) for name in found.missing], most=MOST_MISSING)
+    for folder, reason in found.unreadable[:MOST_NAMED]:
+        screen.notice(f"vllava: {quoted(Path(folder))} can't be read: {reason}. Clips in it aren't found.")
+    if found.missing and len(found.missing) == found.total and not batch.ray:
+        there = first_of([_short(name) for name in found.there], most=MOST_MISSING) or "no clip"
+        none = "The clip is not" if found.total == 1 else f"None of {found.total:,} clips is"
+        raise UsageError(
+            f"{none} in {where}: the jobs name {missing}, and there is {there}. Give --videos the folder of the clips."
+        )
+    if found.total and (found.missing or batch.is_dry or screen.is_verbose):
+        count = f"{found.total - len(found.missing):,} of {counted(found.total, 'clip')} found in {where}"
+        screen.notice(f"vllava: {count}{'; not found: ' * bool(missing)}{missing}.")
+
+
+def _short(name: str) -> str:
+    name = one_line(name)
+    return name if len(name) <= MOST_LETTERS else f"…{name[-MOST_LETTERS:]}"
 
 
 def report_plan(progress: Progress, headers: Headers | None, screen: Screen) -> None:

@@ -43,8 +43,8 @@ class Inputs:
     paths: tuple[str, ...] = ()
     questions: tuple[str, ...] = ()
     jobs: Path | None = None
-    videos: Path | None = None
-    """The folder of the clips that a jobs file names."""
+    videos: tuple[Path, ...] = ()
+    """The folders of the clips that a jobs file names; if there are none, the one of the jobs file."""
     is_recursive: bool = False
     is_null: bool = False
     """Paths on stdin end with NUL instead of a line break."""
@@ -172,7 +172,7 @@ def inputs_of(
     words: Sequence[str],
     questions: Sequence[str],
     jobs: Path | None,
-    videos: Path | None,
+    videos: Sequence[Path],
     *,
     is_recursive: bool,
     is_null: bool,
@@ -187,8 +187,8 @@ def inputs_of(
         if is_recursive or is_null:
             about = "--recursive applies to folders" if is_recursive else "-0 applies to paths on stdin"
             raise UsageError(f"{about}, and --jobs names the clips itself. Leave one of them out.")
-        return Inputs(questions=tuple(questions), jobs=jobs, videos=videos)
-    if videos is not None:
+        return Inputs(questions=tuple(questions), jobs=jobs, videos=tuple(videos))
+    if videos:
         raise UsageError(
             "--videos says where the clips of --jobs are, and there is no --jobs. Leave it out, or add --jobs FILE."
         )

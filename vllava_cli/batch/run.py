@@ -32,15 +32,9 @@ from vllava_cli.batch.jobs import (
 from vllava_cli.batch.merge import mismatches
 from vllava_cli.batch.output import Output, opened
 from vllava_cli.batch.preflight import Headers, Preflight
-from vllava_cli.batch.progress import (
-    Progress,
-    report_end,
-    report_plan,
-    report_unreadable,
-    report_unused,
-)
-from vllava_cli.batch.request import BatchRequest, Inputs
-from vllava_cli.batch.rows import Result, RunInfo, check_fields, further_fields, row_of
+from vllava_cli.batch.progress import Progress, report_end, report_found, report_plan, report_unreadable, report_unused
+from vllava_cli.batch.request import BatchRequest
+from vllava_cli.batch.rows import Result, RunInfo, check_fields, row_of
 from vllava_cli.commands.provenance import AGREEMENT_KEYS
 from vllava_cli.commands.start import cut_notice, warn_of_demo
 from vllava_cli.errors import INTERRUPTED, UsageError
@@ -50,6 +44,7 @@ from vllava_cli.media import inputs
 from vllava_cli.media.timeline.sidecars import SUFFIXES, check_apart, finder
 from vllava_cli.nouns import counted
 from vllava_cli.screen import Screen
+from vllava_cli.storage.jsonl import readable
 from vllava_cli.times import BEGAN_S, Stopwatch
 
 if TYPE_CHECKING:
@@ -166,13 +161,8 @@ def jobs_of(
     If the batch has windows, their clips are divided with the pool, and `division` gets what was found.
     """
     complaints: list[str] = []
-    requests: Iterable[JobRequest] = _requests(
-        batch.inputs,
-        complaints.append,
-        screen,
-        aside=SUFFIXES if batch.subs else (),
-        has_letters=batch.has_letters,
-    )
+    unused: dict[str, str] = {}
+    requests: Iterable[JobRequest] = _requests(batch, complaints.append, screen, unused)
     if batch.windowing and pool and division is not None:
         asked = list(requests)
         with screen.progress(lambda: [f"Finding windows: {division.done:,}/{division.total:,} clips"], is_shared=False):
@@ -191,7 +181,7 @@ def jobs_of(
         screen.error(complaint)
     check_choices(batch, every)
     check_fields(batch.destination.fields, every, info)
-    report_unused(further_fields(every), screen)
+    report_unused(tuple(map(readable, unused.values())), screen)
     path, shard = batch.destination.path, batch.shard
     if shard and path and not batch.is_dry:
         write_lists({shard.number: list_path(path)}, shard.of, every)
@@ -199,22 +189,19 @@ def jobs_of(
 
 
 def _requests(
-    given: Inputs,
-    complain: Callable[[str], None],
-    screen: Screen,
-    *,
-    aside: Sequence[str] = (),
-    has_letters: bool = False,
+    batch: BatchRequest, complain: Callable[[str], None], screen: Screen, unused: dict[str, str]
 ) -> Iterator[JobRequest]:
-    stdin = sys.stdin.buffer if sys.stdin else None
+    stdin, given = sys.stdin.buffer if sys.stdin else None, batch.inputs
     if given.jobs:
         yield from job_files.requests_in(
             given.jobs,
             stdin=stdin,
             videos=given.videos,
             questions=given.questions,
-            has_letters=has_letters,
+            has_letters=batch.has_letters,
+            unused=unused,
             notice=screen.notice,
+            on_found=lambda found: report_found(found, batch, screen),
         )
         return
     for path in inputs.paths(
@@ -224,7 +211,7 @@ def _requests(
         is_null=given.is_null,
         tell=complain,
         notice=lambda text: screen.notice(f"vllava: {text}"),
-        aside=aside,
+        aside=SUFFIXES if batch.subs else (),
     ):
         for question in given.questions:
             yield JobRequest(path=path, question=question)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 CLIPS = Path(__file__).parent / "clips"
+BENCHMARK = Path(__file__).parent / "benchmark"
 
 QUESTIONS: tuple[tuple[str, str, str], ...] = (
     ("red-circle-moves-left.mp4", "What happens in this video?", "A red circle moves left."),
@@ -22,3 +23,8 @@ QUESTIONS: tuple[tuple[str, str, str], ...] = (
 def clips() -> list[Path]:
     """The shipped clips and pictures, sorted by name."""
     return sorted(path for path in CLIPS.iterdir() if path.suffix in (".mp4", ".png"))
+
+
+def benchmark_files() -> list[Path]:
+    """The files of the benchmark, relative to its folder and sorted by name: questions, answers and clips."""
+    return sorted(path.relative_to(BENCHMARK) for path in BENCHMARK.rglob("*") if path.is_file())

@@ -112,7 +112,7 @@ def read_prefixes(llama: Llama, embeddings: Iterable[Tensor], cancel: Cancel = N
     """Prefills equally long beginnings of prompts [1, T, hidden], each in its own cache. Errors: CancelError."""
     cache = KVCache(len(llama.blocks))
     inputs = torch.cat([*embeddings])
-    llama(inputs, cache.layers, cancel=cancel)
+    llama(inputs, cache.layers, is_output_wanted=False, cancel=cancel)
     prefixes = [KVCache(len(llama.blocks)) for _ in inputs]
     for row, prefix in enumerate(prefixes):
         for whole, layer in zip(cache.layers, prefix.layers, strict=True):

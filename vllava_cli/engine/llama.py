@@ -96,7 +96,15 @@ class Block(nn.Module):
         self._activation: Product = functional.silu if mlp.config.hidden_act == "silu" else mlp.act_fn
         self._out_of_mlp = _added(mlp.down_proj)
 
-    def forward(self, hidden: Tensor, layer: CacheLayer, shared: PassInputs, attend: Attend | None) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        layer: CacheLayer,
+        shared: PassInputs,
+        attend: Attend | None,
+        is_output_wanted: bool,
+    ) -> Tensor:
+        """Returns the layer's output; its input if only the keys and values in the cache are wanted."""
         heads, both = self._heads, self._heads + self._kv_heads
         states = self._into_attention(self._attention_norm(hidden))
         states = _by_heads(states, shared.rows, shared.tokens, self._size)
@@ -105,6 +113,8 @@ class Block(nn.Module):
         if self._cache_dtype:
             keys, values = keys.to(self._cache_dtype), values.to(self._cache_dtype)
         keys, values = layer.update(keys, values)
+        if not is_output_wanted:
+            return hidden
         attended = (attend or self._attend)(rotated[:, :heads], keys, values, shared.mask)
         hidden = self._out_of_attention(hidden, _by_tokens(attended, shared.tokens))
         gate, up = self._into_mlp(self._mlp_norm(hidden)).chunk(2, dim=-1)
@@ -176,12 +186,15 @@ class Llama(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         attend: Attend | None = None,
+        is_output_wanted: bool = True,
         cancel: Cancel = NEVER,
     ) -> Tensor:
         """Feeds embeddings [B, T, hidden] after the tokens in `layers`; returns the last hidden states [B, T, hidden].
 
         The T tokens have the positions from `start` on, or `positions` [B, T]. `mask` is as in `Attend`, and `attend`
-        replaces the usual kernel. Errors: CancelError; some layers then hold the T tokens, others don't.
+        replaces the usual kernel. If only `layers` matter, the output isn't wanted: it is of no use then, and the last
+        layer computes nothing but its keys and values. Errors: CancelError; some layers then hold the T tokens, others
+        don't.
         """
         rows, tokens, width = inputs.shape
         cosines, sines = self._rotations_at(inputs, start, positions)
@@ -199,7 +212,8 @@ class Llama(nn.Module):
             if is_asking:
                 cancel.check()
                 self.on_layer(number / len(self.blocks))
-            hidden = block(hidden, layer, shared, attend)
+            is_last = number == len(self.blocks) - 1
+            hidden = block(hidden, layer, shared, attend, is_output_wanted or not is_last)
         return self._norm(hidden).view(rows, tokens, width)
 
     def _rotations_at(self, inputs: Tensor, start: int, positions: Tensor | None) -> tuple[Tensor, Tensor]:

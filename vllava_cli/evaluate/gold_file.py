@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vllava_cli.batch.job_files import MAX_LIST_BYTES, NAME_KEYS, rows
+from vllava_cli.batch.clip_names import NAME_KEYS
+from vllava_cli.batch.job_readers import MAX_LIST_BYTES, rows
 from vllava_cli.errors import UsageError, quoted
 from vllava_cli.evaluate.gold import GOLD_KEYS
 from vllava_cli.media.file_check import MEDIA_SUFFIXES
@@ -120,6 +121,8 @@ def _ways(gold: Mapping[str, Any], row: Mapping[str, Any]) -> Iterator[_Way]:
     if set(gold) == {"key", "answer"}:
         ids += [("key", name) for key in ID_KEYS for name in own.get(key, (key,)) if name in row]
     yield from (_Way((key,), (name,)) for key, name in ids)
+    if set(gold) == {"key", "answer"}:
+        yield _Way(("key",), (_CLIP,))
     if any(key in gold for key in _CLIP_KEYS):
         yield from (_Way((_CLIP, key), (_CLIP, name)) for key, name in ids if name != "id")
         if _QUESTION in gold:

@@ -17,6 +17,7 @@ from vllava_cli.evaluate.row_files import RowPlace, placed_rows
 from vllava_cli.prompt import letters
 
 _LETTERS = tuple(letters(count) for count in range(27))
+_TEXTS, _NUMBERS = {str}, {float, int}
 _LEAST_SUM, _MOST_SUM = 0.98, 1.02
 """The sums that rounded probabilities may have."""
 
@@ -123,7 +124,7 @@ def _choices(row: Mapping[str, Any], place: RowPlace) -> tuple[tuple[str, ...], 
         return (), (), ()
     if chances is not None and not isinstance(chances, dict):
         _refuse(place, PROBABILITIES, "is no object of a number for each choice")
-    if given is not None and not (isinstance(given, list) and all(isinstance(each, str) for each in given)):
+    if given is not None and not (isinstance(given, list) and set(map(type, given)) <= _TEXTS):
         _refuse(place, CHOICES, "is no list of texts")
     choices = tuple(chances or ()) if given is None else tuple(given)
     if len(choices) < 2 or len(set(choices)) < len(choices):
@@ -133,7 +134,7 @@ def _choices(row: Mapping[str, Any], place: RowPlace) -> tuple[tuple[str, ...], 
     scored, numbers = tuple(chances), tuple(chances.values())
     if scored not in (choices, _LETTERS[min(len(choices), 26)]):
         _refuse(place, PROBABILITIES, f"has other names than its choices, {', '.join(choices)}")
-    if not all(type(each) in (float, int) and 0 <= each <= 1 for each in numbers):
+    if not set(map(type, numbers)) <= _NUMBERS or min(numbers) < 0 or max(numbers) > 1:
         _refuse(place, PROBABILITIES, "has a value that is no number from 0 to 1")
     if not _LEAST_SUM < sum(numbers) < _MOST_SUM:
         _refuse(place, PROBABILITIES, f"sums to {sum(numbers):.3f}, not to 1")

@@ -17,9 +17,10 @@ from vllava_cli.errors import OutputError, UsageError, quoted
 from vllava_cli.media.inputs import piped
 from vllava_cli.nouns import STDIN
 from vllava_cli.storage.files import as_output_error
-from vllava_cli.storage.jsonl import MAX_ROW_BYTES, refuse_damaged, refuse_foreign, row_of
+from vllava_cli.storage.jsonl import MAX_ROW_BYTES, json_of, refuse_damaged, refuse_foreign, row_of
 
 NEEDED = ("id", "path", "question", "answer")
+_NEEDED = frozenset(NEEDED)
 _OBJECTS = ("error", PROBABILITIES, CHOICES, CLIP_STATE, MADE_WITH, "frame_times_s", "job_answer")
 """The fields that are JSON where they stand in a cell of a table."""
 _TSV = {r"\\": "\\", r"\t": "\t", r"\n": "\n", r"\r": "\r"}
@@ -47,11 +48,11 @@ def placed_rows(files: Sequence[Path], notice: Callable[[str], object]) -> Itera
         name = "stdin" if file == Path(STDIN) else quoted(file)
         for number, row in enumerate(_rows(file, notice), 1):
             place = RowPlace(name, number)
-            for key in NEEDED:
-                if key not in row:
-                    raise OutputError(
-                        f"{place} has no {key!r}. Name what vllava batch wrote, with the fields {', '.join(NEEDED)}."
-                    )
+            if not row.keys() >= _NEEDED:
+                lack = next(key for key in NEEDED if key not in row)
+                raise OutputError(
+                    f"{place} has no {lack!r}. Name what vllava batch wrote, with the fields {', '.join(NEEDED)}."
+                )
             id = id_of(row)
             if id is None:
                 raise OutputError(f"{place}: 'id' is not the id of a job. Name what vllava batch wrote.")
@@ -92,10 +93,27 @@ def json_rows(source: BinaryIO, path: Path, notice: Callable[[str], object]) -> 
         row = decode(line)
         if row is not None:
             yield row
-        elif line.endswith(b"\n") or number == 1 or len(line) > MAX_ROW_BYTES:
+            continue
+        _check_numbers(line, RowPlace(quoted(path), number))
+        if line.endswith(b"\n") or number == 1 or len(line) > MAX_ROW_BYTES:
             refuse_foreign(path) if number == 1 else refuse_damaged(path, f"line {number} is damaged")
         else:
             notice(f"vllava: The last line of {quoted(path)} is torn: line {number} is left out.")
+
+
+def _check_numbers(line: bytes, place: RowPlace) -> None:
+    """Raises an OutputError that names the field if a line is a row but for NaN or an infinity."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return
+    for key in row if isinstance(row, dict) else ():
+        try:
+            json_of({key: row[key]})
+        except ValueError as exc:
+            raise OutputError(
+                f"{place}: {key!r} has NaN or an infinity. Correct it in an editor, or leave the row out."
+            ) from exc
 
 
 def _decoder() -> Callable[[bytes], Row | None]:

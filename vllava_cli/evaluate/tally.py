@@ -8,6 +8,7 @@ from array import array
 from collections import Counter
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from operator import mul
 from typing import TYPE_CHECKING, Any
 
 from vllava_cli.batch.rows import value_in
@@ -106,7 +107,8 @@ class Tally:
             if record.probabilities and record.chosen is not None:
                 confidence = record.probabilities[record.chosen]
                 if record.right is not None:
-                    brier = sum(p * p for p in record.probabilities) + 1 - 2 * record.probabilities[record.right]
+                    squares = sum(map(mul, record.probabilities, record.probabilities))
+                    brier = squares + 1 - 2 * record.probabilities[record.right]
         self._clips.append(hash(record.path))
         self._codes.extend((kind, not record.error, has_gold, said, gold_said))
         self._numbers.extend((*found, 1 / len(choices) if choices else 0.0, confidence, brier))

@@ -12,6 +12,7 @@ import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,8 @@ _LABEL, _REASON = 30, 20
 _LONG, _SHORT, _LEAST = 360, 160, 96
 """A tile's longest side, the side to which a tiny picture is enlarged, and a cell's least width, which holds a time."""
 _STRIP_TILE = 128
+_SMALLER = ((160, 80), (160, 60), (160, 40), (128, 40), (112, 25), (80, 20), (80, 5))
+"""The width of a tile and the quality of a small sheet, from the best that may fit into its bytes to the last."""
 HALF = "▀"
 SHADES = " ░▒▓█"
 LETTERS = " .:-=+*#%@"
@@ -100,17 +103,23 @@ class SheetLayout:
     cell_width: int
     label: int = _LABEL
     """The height of the lines below a tile."""
+    header: int = _HEADER
+    """The height of the lines above all tiles."""
+    margin: int = _MARGIN
+    least_width: int = _LEAST_WIDTH
 
     @property
     def size(self) -> tuple[int, int]:
-        width = self.columns * (self.cell_width + _GAP) - _GAP + 2 * _MARGIN
-        return max(width, _LEAST_WIDTH), _HEADER + self.rows * (self.tile[1] + self.label + _GAP) - _GAP + _MARGIN
+        width = self.columns * (self.cell_width + _GAP) - _GAP + 2 * self.margin
+        height = self.rows * (self.tile[1] + self.label + _GAP) - _GAP
+        return max(width, self.least_width), self.header + height + self.margin
 
     def corner(self, number: int) -> tuple[int, int]:
         """Returns the upper left corner of a tile, counted from 0; each tile is centred in its cell."""
         row, column = divmod(number, self.columns)
         inner = (self.cell_width - self.tile[0]) // 2
-        return _MARGIN + column * (self.cell_width + _GAP) + inner, _HEADER + row * (self.tile[1] + self.label + _GAP)
+        across, down = self.cell_width + _GAP, self.tile[1] + self.label + _GAP
+        return self.margin + column * across + inner, self.header + row * down
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -166,6 +175,38 @@ def sheet_picture(sheet: Sheet, form: PictureForm = "PNG") -> bytes:
     draw = ImageDraw.Draw(paper)
     _write_line(draw, sheet.name, 18, _TITLE_SIZE, _TITLE)
     _write_line(draw, sheet.facts, 50, _TEXT_SIZE, _FACTS)
+    _put_tiles(paper, draw, sheet, layout)
+    return _encoded(paper, form)
+
+
+def small_sheet(frames: Frames, most_bytes: int) -> bytes:
+    """Draws squares of the model with their times, without a header, as a WebP file of at most `most_bytes`.
+
+    The least size and quality may take more.
+    """
+    sheet = Sheet.of(frames, "", "whole")
+    data, (_, height, width, _) = b"", frames.pixels.shape
+    for side, quality in _SMALLER:
+        columns = min(len(sheet.tiles), 4)
+        layout = SheetLayout(
+            columns=columns,
+            rows=math.ceil(len(sheet.tiles) / columns),
+            tile=(side, max(1, side * height // width)),
+            cell_width=max(side, _LEAST),
+            label=_LABEL if any(sheet.labels) else 0,
+            header=_GAP,
+            margin=_GAP,
+            least_width=0,
+        )
+        paper = Image.new("RGB", layout.size, _PAPER)
+        _put_tiles(paper, ImageDraw.Draw(paper), sheet, layout)
+        data = _encoded(paper, "WEBP", quality)
+        if len(data) <= most_bytes:
+            break
+    return data
+
+
+def _put_tiles(paper: Image.Image, draw: ImageDraw.ImageDraw, sheet: Sheet, layout: SheetLayout) -> None:
     font = ImageFont.load_default(_TEXT_SIZE)
     for number, (pixels, label) in enumerate(zip(sheet.tiles, sheet.labels, strict=True)):
         left, top = layout.corner(number)
@@ -175,7 +216,6 @@ def sheet_picture(sheet: Sheet, form: PictureForm = "PNG") -> bytes:
         if sheet.reasons:
             reason = sheet.reasons[number]
             draw.text((middle, top + layout.tile[1] + 6 + _REASON), reason, fill=_FACTS, font=font, anchor="ma")
-    return _encoded(paper, form)
 
 
 def strips_picture(title: str, facts: str, strips: Sequence[Strip], form: PictureForm = "PNG") -> bytes:
@@ -312,9 +352,9 @@ def _centred(pixels: Pixels, tile: tuple[int, int]) -> Image.Image:
     return paper
 
 
-def _encoded(image: Image.Image, form: PictureForm) -> bytes:
+def _encoded(image: Image.Image, form: PictureForm | Literal["WEBP"], quality: int = 95) -> bytes:
     data = io.BytesIO()
-    image.save(data, form, quality=95)
+    image.save(data, form, quality=quality)
     return data.getvalue()
 
 

@@ -193,6 +193,16 @@ def test_a_child_that_dies_costs_its_file_alone() -> None:
     assert sorted(found) == ["1.mp4", "2.mp4", "3.mp4", "4.mp4", "die too.mp4", "die.mp4"]
 
 
+@pytest.mark.parametrize(("cores", "workers", "share"), [(2, 2, "1"), (16, 8, "2"), (2, 4, "1"), (6, 1, "6")])
+def test_processes_that_decode_side_by_side_share_the_cores(
+    inside: Path, monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, share: str
+) -> None:
+    monkeypatch.setattr("vllava_cli.media.decoder.pool.cpu_cores", lambda: cores)
+    with Pool(workers, command=fake("open('share', 'w').write(os.environ['VLLAVA_DECODER_CORES'])")) as pool:
+        reads(pool.headers(named("1.mp4")))
+    assert (inside / "share").read_text() == share
+
+
 def test_no_child_for_a_file_that_is_not_there(children: Callable[[], set[int]]) -> None:
     with Pool(4, command=fake("pass")) as pool:
         reads(pool.headers(named("1.mp4")))

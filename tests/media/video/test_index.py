@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 from tests.clips import APNG, VP9, Encoding, cut, full_decode, write_animation, write_clip
 from tests.media import zoo
 from vllava_cli.media.container import opened, video_stream
+from vllava_cli.media.decoder.protocol import CORES_SETTING
 from vllava_cli.media.sample import probe, sample
-from vllava_cli.media.video.decode import parallelism
+from vllava_cli.media.video.decode import parallelism, usable_cores
 from vllava_cli.media.video.index import DistrustError, PacketIndex
 from vllava_cli.nouns import Framing
 
@@ -152,3 +154,11 @@ def test_threads_that_gain_half_are_taken_by_three_or_not_at_all(
     lengths: list[int], cores: int, expected: tuple[int, int]
 ) -> None:
     assert parallelism(lengths, frame_pixels=854 * 480, cores=cores, thread_gain=0.5) == expected
+
+
+def test_a_process_decodes_with_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    assert usable_cores() == 4
+    for share, expected in (("1", 1), ("3", 3), ("9", 4)):
+        monkeypatch.setenv(CORES_SETTING, share)
+        assert usable_cores() == expected

@@ -89,11 +89,14 @@ class DecoderClient:
         *,
         command: Sequence[str] | None = None,
         folder: Path | None = None,
+        cores: int | None = None,
     ) -> None:
         self.folder = folder
         """The folder in which relative paths are looked up; None is the current folder."""
         self._limits = limits or DecodeLimits()
         self._command = command
+        self._cores = cores
+        """The most cores that the frames of one file are decoded by; None is all that the process may use."""
         self._process: DecoderProcess | None = None
         self._is_killed = False
         self._lock = threading.Lock()
@@ -233,7 +236,7 @@ class DecoderClient:
     def _ready_process(self) -> DecoderProcess:
         self._check_life()
         if not self._process:
-            self._process = DecoderProcess(self._limits, command=self._command)
+            self._process = DecoderProcess(self._limits, command=self._command, cores=self._cores)
         return self._process
 
     def _check_life(self) -> None:
@@ -247,9 +250,9 @@ class DecoderProcess:
     Errors: NoAnswerError. After that, only `end` may be called.
     """
 
-    def __init__(self, limits: DecodeLimits, *, command: Sequence[str] | None = None) -> None:
+    def __init__(self, limits: DecodeLimits, *, command: Sequence[str] | None = None, cores: int | None = None) -> None:
         self.files = 0
-        self.popen = _started(command or _server_command(limits))
+        self.popen = _started(command or _server_command(limits), cores)
         self._limits = limits
         self._requests, self._replies = cast(BinaryIO, self.popen.stdin), cast(BinaryIO, self.popen.stdout)
         self._is_ready = False
@@ -301,10 +304,11 @@ def _server_command(limits: DecodeLimits) -> list[str]:
     return [sys.executable, "-P", "-c", _BOOT, str(Path(vllava_cli.__file__).absolute()), str(limits.memory_bytes)]
 
 
-def _started(command: Sequence[str]) -> subprocess.Popen[bytes]:
+def _started(command: Sequence[str], cores: int | None) -> subprocess.Popen[bytes]:
     """Starts a process without the empty and relative entries of PYTHONPATH, which lead to the current folder."""
     folders = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if Path(folder).is_absolute()]
     environment = os.environ | _SETTINGS | {"PYTHONPATH": os.pathsep.join(folders)}
+    environment |= {protocol.CORES_SETTING: str(cores)} if cores else {}
     pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
     try:
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere, env=environment)

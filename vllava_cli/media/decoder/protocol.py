@@ -35,6 +35,8 @@ from vllava_cli.nouns import (
 from vllava_cli.storage.fields import Fields
 
 READY = b'{"is": "ready"}\n'
+CORES_SETTING = "VLLAVA_DECODER_CORES"
+"""The environment variable that tells the process how many cores it may use for the frames of a file."""
 
 Call = Literal["sample", "probe", "header", "documented", "cut", "subtitles", "windows", "window"]
 """The last two keep the clip open in the process: "windows" finds its windows, "window" reads the frames of one."""

@@ -22,6 +22,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vllava_cli.media.container import DECODE_ERRORS, decoder_of, opened, video_stream
+from vllava_cli.media.decoder.protocol import CORES_SETTING
 from vllava_cli.media.pictures import Converter, Pixels, Turns
 from vllava_cli.media.video.index import DamageError, Run, arriving, bitstream_of
 from vllava_cli.nouns import Framing
@@ -57,6 +58,12 @@ def parallelism(
 
     decoders = min(range(1, min(most, len(lengths), _MAX_DECODERS) + 1), key=frames_in_a_row)
     return decoders, threads(decoders)
+
+
+def usable_cores() -> int:
+    """Returns the cores that this process may use: its share of them if other processes decode beside it, else all."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, int(os.environ.get(CORES_SETTING, cores)))
 
 
 def _affordable(frame_pixels: int) -> int:
@@ -101,7 +108,7 @@ class _Decoder:
         context = decoder_of(stream)
         context.options = {**context.options, "err_detect": "explode"}  # no made-up picture may pass for a decoded one
         context.thread_type = "FRAME" if threads > 1 else "SLICE"  # as in the documentation's loop
-        if threads > 1 or context.name == "libdav1d":  # else libdav1d's own threads would compete
+        if threads > 1 or context.name == "libdav1d" or usable_cores() == 1:  # else others compete
             context.thread_count = threads
         return cls(container=container, stream=stream, context=context, threads=threads)
 
@@ -164,11 +171,10 @@ def decode_runs(
     width, height = stream.codec_context.width, stream.codec_context.height
     pixels = np.empty((len(pts), height, width, 3), np.uint8)
     decoded = DecodedRuns(pts=pts, pixels=pixels, framing=framing)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     decoders, threads = parallelism(
         [len(run.presented) for run in runs],
         frame_pixels=width * height,
-        cores=cores,
+        cores=usable_cores(),
         thread_gain=_THREAD_GAINS.get(stream.codec_context.name, _THREAD_GAIN),
     )
     waiting = deque(sorted(runs, key=lambda run: -len(run.presented)))
