@@ -43,7 +43,7 @@ HEAVY = {
     "prompt_toolkit": {"commands/chat"},
     "platformdirs": {"storage/session_file", "engine/weight_cache"},
     "ray": {"batch/executors"},
-    "pyarrow": {"batch/executors", "batch/output", "batch/job_readers", "evaluate"},
+    "pyarrow": {"batch/executors", "batch/rows", "batch/job_readers", "evaluate"},
     "sklearn": {"evaluate"},
     "scipy": {"evaluate"},
     "matplotlib": {"evaluate"},

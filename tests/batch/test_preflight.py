@@ -47,6 +47,8 @@ class Threads:
         self.framing = next((framing for *_, framing, _ in asked), None)
         return "frames"
 
+    frames_of_windows = frames
+
 
 def begun(
     threads: Threads, units: list[ClipJobs], framing: Framing | None = FRAMING, patience_s: float = A_MOMENT_S

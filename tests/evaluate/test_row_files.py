@@ -11,8 +11,7 @@ import pytest
 from tests.commands.shell import Shell
 from tests.evaluate.judging import row, write
 from tests.refusals import refused
-from vllava_cli.batch.output import write_parquet
-from vllava_cli.batch.rows import Table
+from vllava_cli.batch.rows import Table, write_parquet
 from vllava_cli.errors import OutputError
 from vllava_cli.evaluate.records import Record, read_records
 from vllava_cli.storage.jsonl import line_of
@@ -40,7 +39,7 @@ def test_every_output_of_a_batch_gives_the_same_records() -> None:
     write(Path("rows.jsonl"), ROWS)
     for ending in ("csv", "tsv"):
         Path(f"rows.{ending}").write_text("".join(Table(ending, FIELDS).lines(ROWS)), encoding="utf-8", newline="")
-    write_parquet(Path("rows.parquet"), ROWS, tuple(CHANCES), ("job_answer", "task"))
+    write_parquet(Path("rows.parquet"), ROWS, ("probabilities", "job_answer", "task"))
     parts = Path("parts")
     parts.mkdir()
     write(parts / "part-00001-of-00002.jsonl", ROWS[:2])

@@ -8,7 +8,6 @@ with the rows of a few seconds; if a job has several rows there, the last one co
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from vllava_cli.batch.jobs import (
-    CHOICES,
     WINDOW_KEYS,
     ClipJobs,
     Job,
@@ -30,7 +28,6 @@ from vllava_cli.batch.jobs import (
 from vllava_cli.batch.merge import PART, shards_in, stale
 from vllava_cli.batch.request import Destination
 from vllava_cli.batch.rows import (
-    PROBABILITIES,
     Format,
     RunInfo,
     Table,
@@ -39,20 +36,19 @@ from vllava_cli.batch.rows import (
     is_row,
     path_columns,
     table_columns,
+    write_parquet,
 )
-from vllava_cli.commands.provenance import MADE_WITH
 from vllava_cli.cues.formats import CueForm, CueText
 from vllava_cli.errors import OutputError, UsageError, quoted
 from vllava_cli.screen import Screen, one_line
 from vllava_cli.storage.files import Part, as_output_error, atomic_write, check_regular
-from vllava_cli.storage.jsonl import Journal, portable, read_rows, refuse_foreign, row_of
+from vllava_cli.storage.jsonl import Journal, read_rows, refuse_foreign, row_of
 from vllava_cli.storage.objects import LIST, Objects, is_url, rows_into, scratch
 from vllava_cli.times import span
 
 JOBS_PER_PART, MOST_PARTS = 65_536, 256
 MOST_ROWS, MOST_S = 1000, 5.0
 """The most rows of an object, and how long its first row waits. Rows that wait in a killed driver are lost."""
-ROWS_PER_GROUP = 4096
 TABLE = "rows.parquet"
 
 
@@ -424,47 +420,3 @@ def ordered(path: Path, jobs: Iterable[Job], *, has_others: bool = True) -> Iter
                 row = row_of(file.readline())
                 if row is not None:
                     yield row
-
-
-def write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], fields: Sequence[str]) -> None:
-    """Writes the rows of jobs as a Parquet file, in bounded memory.
-
-    The columns have types; `made_with` is text. The `fields` that only some runs have come last; those that a batch
-    doesn't make itself are text.
-    """
-    import pyarrow as pa
-
-    text, number = pa.string(), pa.float64()
-    columns = dict.fromkeys(("id", "path", "question", "answer", "stop_reason"), text)
-    columns |= {"frame_times_s": pa.list_(number), "model": text, "revision": text, "precision": text}
-    columns |= {"seconds": number, "error": pa.struct([("kind", text), ("message", text)])}
-    columns |= {"stray": pa.int64(), "seed": pa.uint64(), MADE_WITH: text}
-    own = {PROBABILITIES: pa.map_(text, number), CHOICES: pa.list_(text), "start_s": number, "end_s": number}
-    columns |= {name: columns.get(name) or own.get(name, text) for name in fields}
-    write_groups(path, columns, (_cells(row, columns, text) for row in map(portable, rows)))
-
-
-def write_groups(path: Path, columns: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a Parquet file in groups of rows, so that few rows are in memory; `columns` maps names to types."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema, left = pa.schema(columns), iter(rows)
-    with pq.ParquetWriter(path, schema) as writer:
-        while group := list(islice(left, ROWS_PER_GROUP)):
-            writer.write_table(pa.Table.from_pylist(group, schema=schema))
-
-
-def _cells(row: Mapping[str, Any], columns: Mapping[str, Any], text: Any) -> dict[str, Any]:
-    cells: dict[str, Any] = {
-        name: _text(row.get(name)) if kind == text else row.get(name) for name, kind in columns.items()
-    }
-    if cells["error"]:
-        cells["error"] = {name: _text(cells["error"][name]) for name in ("kind", "message")}
-    if cells.get(PROBABILITIES):
-        cells[PROBABILITIES] = [(_text(choice), value) for choice, value in cells[PROBABILITIES].items()]
-    return cells
-
-
-def _text(value: object) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value)

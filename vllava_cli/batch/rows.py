@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -56,6 +57,8 @@ _INNER = {
 """The fields inside the objects that all rows have."""
 Format = Literal["jsonl", "csv", "tsv", "srt", "vtt", "ffmeta"]
 """srt, vtt and ffmeta have cues, which need windows; the others have rows."""
+ROWS_PER_GROUP = 4096
+"""The rows of a Parquet file that are in memory at once."""
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 """Tab and carriage return are among them, as some programs drop them and read the formula after them."""
 _TSV = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
@@ -302,3 +305,47 @@ def _cell(value: object, *, is_safe: bool) -> str:
     if isinstance(value, str):
         return f"'{value}" if is_safe and value.startswith(_FORMULAS) else value
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], fields: Sequence[str]) -> None:
+    """Writes the rows of jobs as a Parquet file, in bounded memory.
+
+    The columns have types; `made_with` is text. The `fields` that only some runs have come last; those that a batch
+    doesn't make itself are text.
+    """
+    import pyarrow as pa
+
+    text, number = pa.string(), pa.float64()
+    columns = dict.fromkeys(("id", "path", "question", "answer", "stop_reason"), text)
+    columns |= {"frame_times_s": pa.list_(number), "model": text, "revision": text, "precision": text}
+    columns |= {"seconds": number, "error": pa.struct([("kind", text), ("message", text)])}
+    columns |= {"stray": pa.int64(), "seed": pa.uint64(), MADE_WITH: text}
+    own = {PROBABILITIES: pa.map_(text, number), CHOICES: pa.list_(text), "start_s": number, "end_s": number}
+    columns |= {name: columns.get(name) or own.get(name, text) for name in fields}
+    write_groups(path, columns, (_typed(row, columns, text) for row in map(portable, rows)))
+
+
+def write_groups(path: Path, columns: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a Parquet file in groups of rows, so that few rows are in memory; `columns` maps names to types."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema, left = pa.schema(columns), iter(rows)
+    with pq.ParquetWriter(path, schema) as writer:
+        while group := list(islice(left, ROWS_PER_GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+
+
+def _typed(row: Mapping[str, Any], columns: Mapping[str, Any], text: Any) -> dict[str, Any]:
+    cells: dict[str, Any] = {
+        name: _text(row.get(name)) if kind == text else row.get(name) for name, kind in columns.items()
+    }
+    if cells["error"]:
+        cells["error"] = {name: _text(cells["error"][name]) for name in ("kind", "message")}
+    if cells.get(PROBABILITIES):
+        cells[PROBABILITIES] = [(_text(choice), value) for choice, value in cells[PROBABILITIES].items()]
+    return cells
+
+
+def _text(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value)

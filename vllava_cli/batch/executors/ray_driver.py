@@ -24,9 +24,8 @@ from vllava_cli.batch.executors import RunControl
 from vllava_cli.batch.executors.local import longest_question
 from vllava_cli.batch.executors.ray_actors import Allocation, QueueItems, RayPass, ResultQueue, StageSetup, manifest_row
 from vllava_cli.batch.jobs import ClipJobs, Job, group_by_clip
-from vllava_cli.batch.output import write_groups
 from vllava_cli.batch.request import LOCAL, BatchRequest, Destination, Inputs, RayOptions
-from vllava_cli.batch.rows import JobError, Result
+from vllava_cli.batch.rows import JobError, Result, write_groups
 from vllava_cli.errors import ClusterError, UsageError, WishError
 from vllava_cli.media.preprocess import read_video_recipe
 from vllava_cli.nouns import counted
