@@ -25,8 +25,8 @@ Form = Annotated[
         "--as",
         **one_of("video-llava", "activitynet-qa", "nextqa", "mvbench", "videomme", "egoschema", "lmms-eval", "jsonl")
         | {"metavar": "SCORER"},
-        help="The scorer that is to read the answers: video-llava, activitynet-qa, nextqa, mvbench, videomme, egoschema, "
-        "lmms-eval, or jsonl for others.",
+        help="The scorer that is to read the answers: video-llava, activitynet-qa, nextqa, mvbench, videomme, "
+        "egoschema, lmms-eval, or jsonl for others.",
     ),
 ]
 Exported = Annotated[
