@@ -16,7 +16,7 @@ from vllava_cli.evaluate.records import Record, read_records
 from vllava_cli.evaluate.score_figures import Figures, figures_of
 from vllava_cli.evaluate.score_table import chapters_of
 from vllava_cli.evaluate.tally import Columns, Tally
-from vllava_cli.nouns import STDIN
+from vllava_cli.nouns import STDIN, counted
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
 
@@ -70,7 +70,8 @@ def run(request: ScoreRequest, screen: Screen) -> int:
             screen.facts([(f"  {name}" if title else name, text) for name, text in rows], is_answer=True)
     if first := tally.first_unclear:
         screen.error(
-            f"{tally.unclear:,} right answers name none of their choices and aren't scored. The first is that of "
+            f"{counted(tally.unclear, 'right answer')} can't be scored: no choice of the row is called so. The first "
+            f"is that of "
             f"{first.file}, row {first.number}, {first.gold!r}."
         )
     return 1 if tally.unclear else 0
@@ -79,7 +80,8 @@ def run(request: ScoreRequest, screen: Screen) -> int:
 def _records(request: ScoreRequest, rows: tuple[Path, ...], screen: Screen | None = None) -> Iterator[Record]:
     """Reads the rows of one side; what is left out is said on `screen`, the first time."""
     notice = screen.notice if screen else lambda _: None
-    return read_records(rows, request.gold, request.gold_form, notice=notice)
+    further = [name for field in request.by for name in (field, field.partition(".")[0])]
+    return read_records(rows, request.gold, request.gold_form, further=further, notice=notice)
 
 
 def _filled(tally: Tally, side: Side | None, records: Iterator[Record]) -> list[str]:
