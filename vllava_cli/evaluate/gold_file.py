@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vllava_cli.batch.clip_names import NAME_KEYS
+from vllava_cli.batch.job_files import answered
 from vllava_cli.batch.job_readers import MAX_LIST_BYTES, JobRow, rows
-from vllava_cli.batch.job_shapes import ANSWERS, QUESTION_KEYS
+from vllava_cli.batch.job_shapes import QUESTION_KEYS
 from vllava_cli.errors import UsageError, quoted
 from vllava_cli.evaluate.gold import GOLD_KEYS
 from vllava_cli.media.file_check import MEDIA_SUFFIXES
@@ -184,10 +185,7 @@ def _plain(row: JobRow) -> Mapping[str, Any]:
     """
     values: dict[str, Any] = {_KEY: row.where.key, **row.values} if row.where.key else row.values
     asked = next((key for key in QUESTION_KEYS if isinstance(values.get(key), str)), _QUESTION)
-    answer = ANSWERS.get(asked, "")
-    if asked != _QUESTION:
-        values = {**values, _QUESTION: values[asked]}
-    return {**values, "answer": values[answer]} if answer in values and "answer" not in values else values
+    return answered(values if asked == _QUESTION else {**values, _QUESTION: values[asked]}, asked)
 
 
 def _pairs(file: Path) -> dict[str, Any] | None:
