@@ -157,6 +157,7 @@ def test_a_row_has_its_right_answer_itself() -> None:
     assert (found.chosen, found.right, found.gold) == (1, 1, "red")
     found = record(choices=["red", "blue"], job_answer="green")
     assert (found.gold, found.right, found.is_gold_unclear) == ("green", None, True)
+    assert record(choices=["red", "blue"], answer_idx=1).gold == "blue"
     found = record(answer="It is red.", job_answer="red", label=7)
     assert (found.choices, found.chosen, found.gold, found.right) == ((), None, "red", None)
 
