@@ -177,6 +177,15 @@ def test_rows_of_a_jobs_file_carry_its_other_fields(vllava: Zygote, clips: Path)
     assert rows[2]["frame_times_s"] == [0, 0, 0, 0, 1, 1, 1, 1]
 
 
+def test_the_clips_of_a_jobs_file_are_divided_into_windows(vllava: Zygote, clips: Path) -> None:
+    row = {"video": RED, "question": "Which way does it move?", "choices": ["left", "right"], "title": "red"}
+    (clips / "jobs.jsonl").write_text(json.dumps(row))
+    done = vllava.run(*DEMO, "--jobs", "jobs.jsonl", "--every", "1s", folder=clips)
+    rows = sorted(map(json.loads, done.out.splitlines()), key=lambda row: row["start_s"])
+    assert (done.code, [row["start_s"] for row in rows]) == (0, [0, 1, 2])
+    assert {(row["answer"], row["job_title"], *row["choices"]) for row in rows} == {("left", "red", "left", "right")}
+
+
 def test_a_name_that_is_not_utf8_makes_valid_files_and_keeps_its_bytes(vllava: Zygote, clips: Path) -> None:
     name = os.fsdecode(b"caf\xe9.mp4")
     try:
