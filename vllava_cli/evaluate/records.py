@@ -90,6 +90,7 @@ def record_of(
     """
     choices, scored, chances = _choices(row, place)
     answer, error = _text(row, "answer", place), _error(row, place)
+    path, question = _needed(row, "path", place), _needed(row, "question", place)
     chosen = None
     if choices and answer is not None:
         if answer not in scored:
@@ -103,8 +104,8 @@ def record_of(
         file=place.file,
         number=place.number,
         id=row["id"],
-        path=row["path"],
-        question=row["question"],
+        path=path,
+        question=question,
         answer=answer,
         choices=choices,
         chosen=chosen,
@@ -146,6 +147,11 @@ def _text(row: Mapping[str, Any], field: str, place: RowPlace) -> str | None:
     if value is not None and not isinstance(value, str):
         _refuse(place, field, "is not text")
     return value
+
+
+def _needed(row: Mapping[str, Any], field: str, place: RowPlace) -> str:
+    text = _text(row, field, place)
+    return text if text is not None else _refuse(place, field, "is not text")
 
 
 def _error(row: Mapping[str, Any], place: RowPlace) -> str | None:

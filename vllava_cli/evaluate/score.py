@@ -13,10 +13,10 @@ from vllava_cli.evaluate.comparison import Side, changed_rows, compared
 from vllava_cli.evaluate.gold import GoldForm
 from vllava_cli.evaluate.intervals import RESAMPLES
 from vllava_cli.evaluate.records import Record, read_records
+from vllava_cli.evaluate.row_files import can_read_again
 from vllava_cli.evaluate.score_figures import Figures, figures_of
 from vllava_cli.evaluate.score_table import chapters_of
 from vllava_cli.evaluate.tally import Columns, Tally
-from vllava_cli.nouns import STDIN
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
 
@@ -43,8 +43,8 @@ def run(request: ScoreRequest, screen: Screen) -> int:
     """Returns the exit code, which is 1 if a right answer names none of its choices. Errors: any VllavaError."""
     if request.plot:
         check_plot(request.plot, is_overwriting=request.is_overwriting)
-    if request.against and Path(STDIN) in (*request.rows, request.against):
-        raise UsageError("--against reads rows twice, and - can be read only once. Name files.")
+    if request.against and (once := [each for each in (*request.rows, request.against) if not can_read_again(each)]):
+        raise UsageError(f"--against reads rows twice, and {once[0]} can be read only once. Name files.")
     tally, side = Tally(request.by), Side() if request.against else None
     with screen.waiting("Reading the rows"):
         fields = _filled(tally, side, _records(request, request.rows, screen))
