@@ -189,6 +189,13 @@ def test_what_is_read_twice_is_no_pipe() -> None:
         assert refused(UsageError, run_score, request, quiet()).startswith(fault)
 
 
+def test_a_report_is_no_folder_and_may_be_in_one_that_isnt_there_yet(tmp_path: Path) -> None:
+    for name in (Path(), tmp_path):
+        fault = refused(OutputError, report, tmp_path, [asked(RED, "What?")], output=name, is_overwriting=True)
+        assert fault.endswith(" is a folder. Name a file.")
+    assert report(tmp_path, [asked(RED, "What?")], output=tmp_path / "new/report.html")[0].exists()
+
+
 def test_two_reports_of_one_name_dont_remove_each_others_sheets(tmp_path: Path) -> None:
     with Part(tmp_path / "report.html"), pytest.raises(LockedError):
         report(tmp_path, [asked(RED, "What is it?")])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllava_cli import __version__
-from vllava_cli.commands.sheets import check_free, check_unread
+from vllava_cli.commands.sheets import check_free, check_unread, make_folder
 from vllava_cli.errors import UsageError, quoted
 from vllava_cli.evaluate.gold import GoldForm
 from vllava_cli.evaluate.records import read_records
@@ -20,7 +20,7 @@ from vllava_cli.evaluate.report_sheets import SheetFolder
 from vllava_cli.evaluate.row_files import files_of
 from vllava_cli.nouns import DecodeLimits, counted
 from vllava_cli.screen import Screen
-from vllava_cli.storage.files import Part
+from vllava_cli.storage.files import Part, check_regular
 from vllava_cli.times import stamp
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def run(request: ReportRequest, screen: Screen) -> int:
     """
     if not request.is_overwriting:
         check_free(request.output, "Give --overwrite to replace it, or another name with -o.")
+    check_regular(request.output)
     environment = environment_of()
     contents = contents_of(read_records(request.rows, request.gold, request.gold_form, notice=screen.notice))
     if not contents.sections:
@@ -69,6 +70,7 @@ def run(request: ReportRequest, screen: Screen) -> int:
     shots = list(dict.fromkeys(section.shot for section in contents.sections))
     read = (*files_of(request.rows), *filter(None, [request.gold]), *(Path(shot.path) for shot in shots))
     check_unread(request.output, read)
+    make_folder(request.output.parent)
     sheets = SheetFolder.beside(request.output, len(shots))
     with Part(request.output) as part:  # locked from here on: a second report would remove the sheets of this one
         try:
