@@ -173,7 +173,8 @@ def test_no_input_is_overwritten_by_whatever_name() -> None:
     for name in (ROWS, Path("link"), gold, Path("hard")):
         for run in commands(ROWS, name, gold):
             assert refused(OutputError, run) == f"'{name}' {fault}"
-    assert refused(OutputError, commands(ROWS, clip)[1]).startswith("'clip.mp4' is read here and can't be")
+    for run in commands(ROWS, clip):
+        assert refused(OutputError, run) == f"'clip.mp4' {fault}"
     assert {each: each.read_bytes() for each in before} == before
 
 
@@ -218,3 +219,11 @@ def test_a_message_about_a_huge_value_keeps_its_end() -> None:
     done = Shell.run("score", str(ROWS), folder=Path.cwd())
     assert (done.code, done.out) == (1, "") and len(done.err) < 3100
     assert done.err.endswith("none of its choices, red, blue. Correct it in an editor, or leave the row out.\n")
+
+
+def test_a_plot_doesnt_replace_a_picture_that_was_asked_about() -> None:
+    picture = Path("picture.png")
+    picture.write_bytes(b"\x89PNG")
+    write(ROWS, [ROW | {"path": "picture.png"}])
+    fault = refused(OutputError, run_score, ScoreRequest(rows=(ROWS,), plot=picture, is_overwriting=True), quiet())
+    assert fault.startswith("'picture.png' is read here") and picture.read_bytes() == b"\x89PNG"

@@ -11,7 +11,7 @@ from vllava_cli.commands.sheets import check_free, check_unread
 from vllava_cli.errors import OutputError, UsageError, quoted
 from vllava_cli.evaluate.export_forms import FORMS, OF_FILES, ONE, ExportForm
 from vllava_cli.evaluate.gold import GoldForm
-from vllava_cli.evaluate.records import Record, read_records
+from vllava_cli.evaluate.records import Record, beside_clips, read_records
 from vllava_cli.evaluate.row_files import files_of
 from vllava_cli.nouns import counted
 from vllava_cli.screen import Screen
@@ -69,7 +69,7 @@ def _counted(records: Iterator[Record], request: ExportRequest, errors: count[in
     first = next(records, None)
     if first is None:
         raise OutputError(f"{quoted(request.rows[0])} has no rows. Name the output of vllava batch.")
-    for each in chain((first,), records):
+    for each in beside_clips(chain((first,), records), request.output):
         if each.error is not None:
             next(errors)
         yield each

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from vllava_cli.batch.jobs import CHOICES
 from vllava_cli.batch.rows import PROBABILITIES
+from vllava_cli.commands.sheets import check_unread
 from vllava_cli.errors import OutputError
 from vllava_cli.evaluate.gold import GoldForm, choice_place, golds_of, is_past_the_end
 from vllava_cli.evaluate.gold_file import MOST_TRIED, GoldAnswers
@@ -79,6 +80,17 @@ def read_records(
             f"vllava: --gold: by {' and '.join(answers.way.row)}, {answers.matched_rows:,} rows have a right answer, "
             f"{answers.other_rows:,} have none; {answers.unmatched:,} answers have no row."
         )
+
+
+def beside_clips(records: Iterator[Record], output: Path | None) -> Iterator[Record]:
+    """Passes records on. Errors: OutputError if the clip of one is the file that is to be written."""
+    seen: set[str] = set()
+    is_there = output is not None and output.exists()
+    for record in records:
+        if is_there and output and record.path not in seen:
+            seen.add(record.path)
+            check_unread(output, [Path(record.path)])
+        yield record
 
 
 def record_of(

@@ -14,7 +14,7 @@ from vllava_cli import __version__
 from vllava_cli.commands.sheets import check_free, check_unread, make_folder
 from vllava_cli.errors import UsageError, quoted
 from vllava_cli.evaluate.gold import GoldForm
-from vllava_cli.evaluate.records import read_records
+from vllava_cli.evaluate.records import beside_clips, read_records
 from vllava_cli.evaluate.report_sections import VERDICTS, Contents, Shot, contents_of
 from vllava_cli.evaluate.report_sheets import SheetFolder
 from vllava_cli.evaluate.row_files import files_of
@@ -64,12 +64,12 @@ def run(request: ReportRequest, screen: Screen) -> int:
         check_free(request.output, "Give --overwrite to replace it, or another name with -o.")
     check_regular(request.output)
     environment = environment_of()
-    contents = contents_of(read_records(request.rows, request.gold, request.gold_form, notice=screen.notice))
+    check_unread(request.output, (*files_of(request.rows), *filter(None, [request.gold])))
+    records = read_records(request.rows, request.gold, request.gold_form, notice=screen.notice)
+    contents = contents_of(beside_clips(records, request.output))
     if not contents.sections:
         raise UsageError(f"{', '.join(map(quoted, request.rows))} has no row. Give the rows of vllava batch.")
     shots = list(dict.fromkeys(section.shot for section in contents.sections))
-    read = (*files_of(request.rows), *filter(None, [request.gold]), *(Path(shot.path) for shot in shots))
-    check_unread(request.output, read)
     make_folder(request.output.parent)
     sheets = SheetFolder.beside(request.output, len(shots))
     with Part(request.output) as part:  # locked from here on: a second report would remove the sheets of this one

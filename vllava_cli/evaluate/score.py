@@ -12,7 +12,7 @@ from vllava_cli.evaluate.calibration import calibration_of, check_plot, write_pl
 from vllava_cli.evaluate.comparison import Side, changed_rows, compared
 from vllava_cli.evaluate.gold import GoldForm
 from vllava_cli.evaluate.intervals import RESAMPLES
-from vllava_cli.evaluate.records import Record, read_records
+from vllava_cli.evaluate.records import Record, beside_clips, read_records
 from vllava_cli.evaluate.row_files import can_read_again
 from vllava_cli.evaluate.score_figures import Figures, figures_of
 from vllava_cli.evaluate.score_table import chapters_of
@@ -79,7 +79,7 @@ def run(request: ScoreRequest, screen: Screen) -> int:
 def _records(request: ScoreRequest, rows: tuple[Path, ...], screen: Screen | None = None) -> Iterator[Record]:
     """Reads the rows of one side; what is left out is said on `screen`, the first time."""
     notice = screen.notice if screen else lambda _: None
-    return read_records(rows, request.gold, request.gold_form, notice=notice)
+    return beside_clips(read_records(rows, request.gold, request.gold_form, notice=notice), request.plot)
 
 
 def _filled(tally: Tally, side: Side | None, records: Iterator[Record]) -> list[str]:
