@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 PROGRESS_S = 30.0
+_MOST_SAID, _END_SAID = 3000, 500
+"""The most characters of a message, and how many of a longer one's end are shown, where its remedy stands."""
 _BETWEEN = " · "
 _UNEQUAL = "The server ended, and the answer isn't the same here. Ask again."
 
@@ -216,8 +218,10 @@ class Screen:
             thread.join()
 
     def _wrapped(self, text: str) -> str:
-        """Wraps a text between words, only at a terminal; names and paths stay whole."""
+        """Wraps a text between words, only at a terminal; names and paths stay whole. A huge text is shortened."""
         width = self._width(is_answer=False)
+        if len(text) > _MOST_SAID:
+            text = f"{text[: _MOST_SAID - _END_SAID]}… …{text[-_END_SAID:]}"
         if width is None:
             return text
         lines = clean(text).split("\n")

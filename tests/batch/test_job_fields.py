@@ -87,6 +87,7 @@ def test_numbers_are_options_and_quotes_in_them_are_read() -> None:
     [
         *({"options": value} for value in (None, "", [], {}, "fast", {"fast": True}, 3)),
         *({"options": value} for value in ("[red, blue]", "[" * 100_000, "['a' + 'b']", [None])),
+        *({"options": value} for value in ("[" + "1" * 5000 + "x]", "['a'  " * 1000 + "]", "{'a': {[1]: 2}}")),
         *({"option": "D"}, {"A": "Ann"}, {"a1": "x"}, {"a0": "", "a1": None}, {"option2": "x", "option3": "y"}),
         {"answer_1": "x", "answer_2": "y"},
     ],
@@ -167,6 +168,7 @@ def test_a_missing_time_leaves_the_word_to_others() -> None:
     [
         *({"duration": 9}, {"time": "morning"}, {"time": 5}, {"ts": "2024-05-01"}, {"timestamps": [[1, 2], [3, 4]]}),
         *({"segment": "intro-outro"}, {"segment": [1, 2, 3]}, {"span": [True, False]}, {"ts": "nan-nan"}),
+        {"ts": " " * 100_000 + "x"},
         *({"start": [1], "end": [2]}, {"timestamp": "0:12"}, {"accurate_start": 1, "accurate_end": 2}, {"ts": None}),
     ],
 )
@@ -181,6 +183,7 @@ def test_other_fields_are_no_times(values: dict[str, object]) -> None:
         ({"start": True, "end": 2}, '"start" has True, which is no time in seconds or as h:m:s'),
         ({"start": 1, "end": "nan"}, "\"end\" has 'nan', which is no time in seconds or as h:m:s"),
         ({"start": -1, "end": 2}, '"start" has -1, which is no time in seconds or as h:m:s'),
+        ({"start": 10**400}, f'"start" has {10**400}, which is no time in seconds or as h:m:s'),
         ({"start_time": "2024-05-01"}, "\"start_time\" has '2024-05-01', which is no time in seconds or as h:m:s"),
         ({"start": 3, "end": 3}, '"end" ends at 3 s, which is not after its start at 3 s'),
         ({"end": 0}, '"end" ends at 0 s, which is not after its start at 0 s'),

@@ -186,6 +186,17 @@ def test_the_clips_of_a_jobs_file_are_divided_into_windows(vllava: Zygote, clips
     assert {(row["answer"], row["job_title"], *row["choices"]) for row in rows} == {("left", "red", "left", "right")}
 
 
+def test_a_jobs_file_is_not_replaced_by_its_answers(vllava: Zygote, clips: Path) -> None:
+    questions = f"video,question\n{RED},{HAPPENS}\n"
+    (clips / "questions.csv").write_text(questions)
+    (clips / "link.csv").symlink_to("questions.csv")
+    for name in ("questions.csv", "link.csv"):
+        done = vllava.run(*DEMO, "--jobs", "questions.csv", "-o", name, "--overwrite", folder=clips)
+        assert (done.code, done.out) == (1, "")
+        assert done.err == f"vllava: '{name}' is read here and can't be the output, too. Name another file.\n"
+    assert (clips / "questions.csv").read_text() == questions
+
+
 def test_a_name_that_is_not_utf8_makes_valid_files_and_keeps_its_bytes(vllava: Zygote, clips: Path) -> None:
     name = os.fsdecode(b"caf\xe9.mp4")
     try:

@@ -41,9 +41,11 @@ _OPTION_TEXTS = ("choice", "option", "text", "content", "value", "answer")
 _NOT_THERE = ("", "N/A")
 """What an option says that a question doesn't have; N/A stands in LongVideoBench."""
 _LETTERED = re.compile(r"(?:\(([A-H])\)|([A-H])[.):])\s*(.+)", re.DOTALL)
-_ITEMS = re.compile(r"""\[(?:\s*(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[0-9.+-]+)\s*,?)*\s*\]""", re.DOTALL)
+_ITEMS = re.compile(r"""\[(?:\s*+(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+"|[0-9.+-]++)\s*+,?+)*+\s*+\]""", re.DOTALL)
+"""A list of texts and numbers. Nothing is tried twice (`*+`), so that a long text that isn't one takes no longer."""
 _ITEM = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[0-9.+-]+""", re.DOTALL)
 _TO = re.compile(r"\s*(?:-|\u2013|\bto\b)\s*")
+_LONGEST_SPAN, _LARGEST_S = 200, 1e300
 _COMMA = re.compile(r"\s*,\s*|\s+")
 
 
@@ -147,7 +149,7 @@ def _literal(value: Any) -> Any:
         if _ITEMS.fullmatch(value.strip()):  # ast would join 'a' 'b' to one text
             return [ast.literal_eval(item) for item in _ITEM.findall(value)]
         return ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return value
 
 
@@ -207,7 +209,7 @@ def _seconds(value: Any, key: str, row: JobRow) -> float | None:
     """Reads a time: 62.5, "62.5", "1:02.5", "00:01:02,500"; None for a missing one. Errors: UsageError."""
     if value is None or value == "":
         return None
-    if type(value) in (int, float) and 0 <= value < math.inf:
+    if type(value) in (int, float) and 0 <= value < _LARGEST_S:
         return float(value)
     try:
         return time_of(str(value).strip().replace(",", "."))
@@ -217,7 +219,7 @@ def _seconds(value: Any, key: str, row: JobRow) -> float | None:
 
 def _ends(value: Any) -> Sequence[Any]:
     """Returns the two times in a value, [12.3, 45.6], "12.3-45.6" or "[12.3, 45.6]"; () for any other value."""
-    if isinstance(value, str):
+    if isinstance(value, str) and len(value) <= _LONGEST_SPAN:
         text = value.strip().strip("[]()")
         value = next((parts for form in (_TO, _COMMA) if len(parts := form.split(text)) == 2), ())
     is_pair = isinstance(value, list) and len(value) == 2

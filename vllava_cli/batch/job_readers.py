@@ -10,6 +10,7 @@ import csv
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
@@ -113,8 +114,8 @@ def _table(source: BinaryIO, file: str, *, delimiter: str) -> Iterator[JobRow]:
     for where, cells in _cells(chain((first,), texts), delimiter, file, has_spaces=f'{delimiter} "' in first):
         if not header:
             header = [cell.strip() for cell in cells]
-            if twice := [name for name in header if header.count(name) > 1]:
-                raise where.fault(f"two columns are called {twice[0]!r}")
+            if twice := next((name for name, count in Counter(header).items() if count > 1), None):
+                raise where.fault(f"two columns are called {twice!r}")
         elif len(cells) != len(header):
             raise where.fault(f"it has {len(cells)} cells, the header {len(header)}")
         else:
@@ -138,6 +139,7 @@ def _cells(
                 raise where.too_long()
             yield text
 
+    csv.field_size_limit(MAX_JOB_BYTES)
     reader = csv.reader(counted(), delimiter=delimiter, strict=True, skipinitialspace=has_spaces)
     while True:
         where, length = Location(file, reader.line_num + 1), 0

@@ -36,6 +36,7 @@ from vllava_cli.batch.progress import Progress, report_end, report_found, report
 from vllava_cli.batch.request import BatchRequest
 from vllava_cli.batch.rows import Result, RunInfo, check_fields, row_of
 from vllava_cli.commands.provenance import AGREEMENT_KEYS
+from vllava_cli.commands.sheets import check_unread
 from vllava_cli.commands.start import cut_notice, warn_of_demo
 from vllava_cli.errors import INTERRUPTED, UsageError
 from vllava_cli.hardware import cpu_cores
@@ -80,6 +81,8 @@ def run(batch: BatchRequest, screen: Screen, ends: Ends = Ends()) -> int:
 
 def _run(batch: BatchRequest, screen: Screen, watch: Stopwatch, stack: ExitStack, ends: Ends) -> int:
     progress, pool, division = Progress(), None, ends.division()
+    if batch.inputs.jobs and batch.destination.path:
+        check_unread(batch.destination.path, [batch.inputs.jobs])
     if batch.windowing:
         from vllava_cli.media.decoder.pool import Pool, default_workers
 

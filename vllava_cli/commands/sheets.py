@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +74,14 @@ def check_free(target: Path, remedy: str = "Name another file.") -> None:
     """Raises an OutputError if `target` exists already."""
     if os.path.lexists(target):
         raise OutputError(f"{quoted(target)} is already there. {remedy}")
+
+
+def check_unread(target: Path, inputs: Iterable[Path]) -> None:
+    """Raises an OutputError if `target` is one of the files that are read, also by another name."""
+    for each in inputs if target.exists() else ():
+        with suppress(OSError, ValueError):
+            if target.samefile(each):
+                raise OutputError(f"{quoted(target)} is read here and can't be the output, too. Name another file.")
 
 
 def write(target: Path, data: bytes, *, is_overwriting: bool = False, mode: int | None = None) -> Path:

@@ -32,7 +32,7 @@ class Side:
 
     def add(self, record: Record) -> None:
         row, path = record.values, record.path
-        part = (row.get("start_s"), row.get("end_s"), row.get("at_s"))
+        part = tuple(str(row.get(key)) for key in ("start_s", "end_s", "at_s"))
         self._clips.append(hash(path))
         self._questions.append(hash((path, part, record.question, tuple(row.get(CHOICES) or ()))))
         number = next((row[key] for key in ("job_id", *ID_KEYS[1:]) if row.get(key) is not None), None)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 
-from vllava_cli.commands.sheets import check_free
+from vllava_cli.commands.sheets import check_free, check_unread
 from vllava_cli.errors import OutputError, UsageError, quoted
 from vllava_cli.evaluate.export_forms import FORMS, OF_FILES, ONE, ExportForm
 from vllava_cli.evaluate.gold import GoldForm
-from vllava_cli.evaluate.records import Record, read_records
+from vllava_cli.evaluate.records import Record, beside_clips, read_records
+from vllava_cli.evaluate.row_files import files_of
 from vllava_cli.nouns import counted
 from vllava_cli.screen import Screen
 from vllava_cli.storage.files import as_output_error, atomic_write
@@ -40,6 +41,9 @@ def run(request: ExportRequest, screen: Screen) -> int:
         read_records(request.rows, request.gold, request.gold_form, notice=screen.notice), request, errors
     )
     files = {_target(request, name): lines for name, lines in form.files(records).items()}
+    read = (*files_of(request.rows), *filter(None, [request.gold]))
+    for output in filter(None, files):
+        check_unread(output, read)
     if not request.is_overwriting:
         for target in files:
             if target:
@@ -65,7 +69,7 @@ def _counted(records: Iterator[Record], request: ExportRequest, errors: count[in
     first = next(records, None)
     if first is None:
         raise OutputError(f"{quoted(request.rows[0])} has no rows. Name the output of vllava batch.")
-    for each in chain((first,), records):
+    for each in beside_clips(chain((first,), records), request.output):
         if each.error is not None:
             next(errors)
         yield each

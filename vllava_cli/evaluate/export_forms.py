@@ -24,6 +24,7 @@ ONE = ""
 NO_ANSWER = "(none)"
 """What MVBench's script counts as wrong; it takes an empty prediction for a right one."""
 DURATIONS = ("short", "medium", "long")
+_MOST_DIGITS = 18
 _OWN = {*ROW_KEYS, *AGREEMENT_KEYS, CHOICES}
 _Files = Mapping[str, Iterable[str]]
 Id = TypeVar("Id", str, int, str | int)
@@ -142,7 +143,7 @@ def _log(task: str, answers: Mapping[int, str]) -> dict[str, object]:
 
 def _doc_id(record: Record) -> int:
     id = str(_named(record, "doc_id"))
-    if not id.isdecimal():
+    if not (id.isascii() and id.isdecimal() and len(id) <= _MOST_DIGITS):
         raise _fault(record, f'its "doc_id" is {id!r}, which is not the number of a document')
     return int(id)
 
@@ -285,6 +286,8 @@ def _line(value: Mapping[str, Any], record: Record) -> str:
         return json.dumps(portable(value), ensure_ascii=False, allow_nan=False) + "\n"
     except ValueError as exc:
         raise _fault(record, "it has an infinite number, which JSON can't hold") from exc
+    except RecursionError as exc:
+        raise _fault(record, "it is nested too deeply", "Leave the row out") from exc
 
 
 def _whole(value: object) -> dict[str, list[str]]:

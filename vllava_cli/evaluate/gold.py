@@ -13,6 +13,8 @@ GOLD_KEYS = (
     *("label", "truth"),
 )
 """The first of these that a row has is its right answer; `answer` of a jobs file is "job_answer" in the row."""
+_PLACE = re.compile(r"([0-9]{1,9})(?:\.0)?")
+"""A place; pandas writes whole numbers as 1.0 where others in their column are missing."""
 _LETTER = re.compile(r"\(([A-Za-z])\)\s*(.*)|([A-Za-z])(?:[.:)]\s*(.*))?", re.DOTALL)
 
 
@@ -23,7 +25,7 @@ def choice_place(value: object, choices: Sequence[str], form: GoldForm = "auto")
     ("2", ["1", "2"]) → 1, ("B", ["red", "blue"]) → 1, ("(B) blue", …) → 1, ("A blue", …) → None.
     """
     text = str(value).strip()
-    if form in ("place", "place-from-1") or (form == "auto" and type(value) is int):
+    if form in ("place", "place-from-1") or (form == "auto" and type(value) in (int, float)):
         return _place(text, len(choices), first=1 if form == "place-from-1" else 0)
     if form in ("auto", "text"):
         found = _text_place(text, choices)
@@ -36,7 +38,7 @@ def choice_place(value: object, choices: Sequence[str], form: GoldForm = "auto")
 def is_past_the_end(value: object, choices: Sequence[str], form: GoldForm = "auto") -> bool:
     """True for a number that is no place among the choices, as where places were counted from 1: (2, ["a", "b"])."""
     text = str(value).strip()
-    return form != "text" and text.isdecimal() and choice_place(value, choices, form) is None
+    return form != "text" and _PLACE.fullmatch(text) is not None and choice_place(value, choices, form) is None
 
 
 def golds_of(row: Mapping[str, Any], keys: Sequence[str] = GOLD_KEYS) -> tuple[str | None, tuple[object, ...]]:
@@ -69,5 +71,6 @@ def _letter_place(text: str, choices: Sequence[str]) -> int | None:
 
 
 def _place(text: str, count: int, *, first: int) -> int | None:
-    is_number = text.isascii() and text.isdecimal()
-    return int(text) - first if is_number and first <= int(text) < count + first else None
+    found = _PLACE.fullmatch(text)
+    place = int(found[1]) - first if found else -1
+    return place if 0 <= place < count else None

@@ -14,6 +14,7 @@ from vllava_cli.batch.job_readers import MAX_LIST_BYTES, JobRow, rows
 from vllava_cli.batch.job_shapes import QUESTION_KEYS
 from vllava_cli.errors import UsageError, quoted
 from vllava_cli.evaluate.gold import GOLD_KEYS
+from vllava_cli.evaluate.row_files import can_read_again
 from vllava_cli.media.file_check import MEDIA_SUFFIXES
 from vllava_cli.storage.files import as_output_error
 
@@ -47,6 +48,8 @@ class GoldAnswers:
         """The further fields of each of `_values`; empty if there are none to keep."""
         self._places: dict[object, int] = {}
         """The place of an answer in `_values`, by the values of the common fields."""
+        if not can_read_again(file):
+            raise UsageError(f"--gold is read more than once, and {quoted(file)} can't be. Save it to a file first.")
         example = next(_answers(file), None)
         if example is None:
             raise UsageError(f"--gold {quoted(file)} has no answers. Name the file that has them.")

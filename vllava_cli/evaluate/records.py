@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from vllava_cli.batch.jobs import CHOICES
 from vllava_cli.batch.rows import PROBABILITIES
+from vllava_cli.commands.sheets import check_unread
 from vllava_cli.errors import OutputError
 from vllava_cli.evaluate.gold import GoldForm, choice_place, golds_of, is_past_the_end
 from vllava_cli.evaluate.gold_file import MOST_TRIED, GoldAnswers
@@ -84,6 +85,17 @@ def read_records(
         )
 
 
+def beside_clips(records: Iterator[Record], output: Path | None) -> Iterator[Record]:
+    """Passes records on. Errors: OutputError if the clip of one is the file that is to be written."""
+    seen: set[str] = set()
+    is_there = output is not None and output.exists()
+    for record in records:
+        if is_there and output and record.path not in seen:
+            seen.add(record.path)
+            check_unread(output, [Path(record.path)])
+        yield record
+
+
 def record_of(
     row: Mapping[str, Any], place: RowPlace, answers: GoldAnswers | None = None, form: GoldForm = "auto"
 ) -> Record:
@@ -93,6 +105,7 @@ def record_of(
     """
     choices, scored, chances = _choices(row, place)
     answer, error = _text(row, "answer", place), _error(row, place)
+    path, question = _needed(row, "path", place), _needed(row, "question", place)
     chosen = None
     if choices and answer is not None:
         if answer not in scored:
@@ -111,8 +124,8 @@ def record_of(
         file=place.file,
         number=place.number,
         id=row["id"],
-        path=row["path"],
-        question=row["question"],
+        path=path,
+        question=question,
         answer=answer,
         choices=choices,
         chosen=chosen,
@@ -154,6 +167,11 @@ def _text(row: Mapping[str, Any], field: str, place: RowPlace) -> str | None:
     if value is not None and not isinstance(value, str):
         _refuse(place, field, "is not text")
     return value
+
+
+def _needed(row: Mapping[str, Any], field: str, place: RowPlace) -> str:
+    text = _text(row, field, place)
+    return text if text is not None else _refuse(place, field, "is not text")
 
 
 def _error(row: Mapping[str, Any], place: RowPlace) -> str | None:

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllava_cli import __version__
-from vllava_cli.commands.sheets import check_free
+from vllava_cli.commands.sheets import check_free, check_unread, make_folder
 from vllava_cli.errors import UsageError, quoted
 from vllava_cli.evaluate.gold import GoldForm
-from vllava_cli.evaluate.records import read_records
+from vllava_cli.evaluate.records import beside_clips, read_records
 from vllava_cli.evaluate.report_sections import VERDICTS, Contents, Shot, contents_of
 from vllava_cli.evaluate.report_sheets import SheetFolder
+from vllava_cli.evaluate.row_files import files_of
 from vllava_cli.nouns import DecodeLimits, counted
 from vllava_cli.screen import Screen
-from vllava_cli.storage.files import atomic_write
+from vllava_cli.storage.files import Part, check_regular
 from vllava_cli.times import stamp
 
 if TYPE_CHECKING:
@@ -61,20 +62,25 @@ def run(request: ReportRequest, screen: Screen) -> int:
     """
     if not request.is_overwriting:
         check_free(request.output, "Give --overwrite to replace it, or another name with -o.")
+    check_regular(request.output)
     environment = environment_of()
-    contents = contents_of(read_records(request.rows, request.gold, request.gold_form, notice=screen.notice))
+    check_unread(request.output, (*files_of(request.rows), *filter(None, [request.gold])))
+    records = read_records(request.rows, request.gold, request.gold_form, notice=screen.notice)
+    contents = contents_of(beside_clips(records, request.output))
     if not contents.sections:
         raise UsageError(f"{', '.join(map(quoted, request.rows))} has no row. Give the rows of vllava batch.")
     shots = list(dict.fromkeys(section.shot for section in contents.sections))
+    make_folder(request.output.parent)
     sheets = SheetFolder.beside(request.output, len(shots))
-    try:
-        sheets.make(shots, screen, decoders=request.decoders, limits=request.limits)
-    except KeyboardInterrupt:
-        screen.error(f"Interrupted. The same command goes on with the sheets in {quoted(sheets.folder)}.")
-        raise
-    _tell(shots, sheets, screen)
-    atomic_write(request.output, (piece.encode() for piece in page(contents, sheets, environment)))
-    sheets.remove()
+    with Part(request.output) as part:  # locked from here on: a second report would remove the sheets of this one
+        try:
+            sheets.make(shots, screen, decoders=request.decoders, limits=request.limits)
+        except KeyboardInterrupt:
+            screen.error(f"Interrupted. The same command goes on with the sheets in {quoted(sheets.folder)}.")
+            raise
+        _tell(shots, sheets, screen)
+        part.fill(piece.encode() for piece in page(contents, sheets, environment))
+        sheets.remove()
     size_bytes = request.output.stat().st_size
     if size_bytes > LARGE_BYTES:
         screen.notice(

@@ -29,6 +29,7 @@ VERDICTS: Mapping[Verdict, str] = {
 MOST_VALUES = 40
 """A field, or the answers, with more different values than this can't be chosen from a list."""
 MOST_LISTED = 3
+_LARGEST = 1e12
 _OWN = {*ROW_KEYS, *WINDOW_KEYS, *AGREEMENT_KEYS, *GOLD_KEYS, CHOICES, SUBS, PATH_BYTES}
 
 
@@ -228,7 +229,10 @@ def _object(value: object) -> dict[str, Any]:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """Returns a number that a time or a share may be; None for anything else, also NaN and what is far too large."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if abs(value) < _LARGEST else None
 
 
 def _part(row: Mapping[str, Any]) -> str:

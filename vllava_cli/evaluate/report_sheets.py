@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from vllava_cli import __version__
 from vllava_cli.batch.rows import JobError
 from vllava_cli.commands.sheets import make_folder
-from vllava_cli.errors import VllavaError
+from vllava_cli.errors import OutputError, VllavaError, quoted
 from vllava_cli.evaluate.report_sections import Shot
 from vllava_cli.media.remote.policy import scheme_of
 from vllava_cli.nouns import DEFAULT_MODEL, STDIN, DecodeLimits, VideoRecipe
@@ -64,6 +64,8 @@ class SheetFolder:
 
     def make(self, shots: Iterable[Shot], screen: Screen, *, decoders: int | None, limits: DecodeLimits) -> None:
         """Makes the sheets that aren't in the folder yet. Errors: OutputError."""
+        if self.folder.is_symlink():
+            raise OutputError(f"{quoted(self.folder)} is a link. Remove it, or name another file with -o.")
         make_folder(self.folder)
         wanted = [Wanted(shot=shot, file=self.file(shot)) for shot in shots if self._is_readable(shot)]
         missing = [each for each in wanted if not _is_whole(each.file)]
@@ -152,7 +154,7 @@ def recipe_here(model: str) -> VideoRecipe:
         from vllava_cli.engine.hub import find_here
         from vllava_cli.media.preprocess import read_video_recipe
 
-        with suppress(VllavaError, OSError):
+        with suppress(VllavaError, OSError, ValueError):
             if source := find_here(model):
                 return read_video_recipe(source.folder)
     return DEFAULT_CHECKPOINT.video_recipe

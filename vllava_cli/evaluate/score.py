@@ -12,11 +12,12 @@ from vllava_cli.evaluate.calibration import calibration_of, check_plot, write_pl
 from vllava_cli.evaluate.comparison import Side, changed_rows, compared
 from vllava_cli.evaluate.gold import GoldForm
 from vllava_cli.evaluate.intervals import RESAMPLES
-from vllava_cli.evaluate.records import Record, read_records
+from vllava_cli.evaluate.records import Record, beside_clips, read_records
+from vllava_cli.evaluate.row_files import can_read_again
 from vllava_cli.evaluate.score_figures import Figures, figures_of
 from vllava_cli.evaluate.score_table import chapters_of
 from vllava_cli.evaluate.tally import Columns, Tally
-from vllava_cli.nouns import STDIN, counted
+from vllava_cli.nouns import counted
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
 
@@ -43,8 +44,8 @@ def run(request: ScoreRequest, screen: Screen) -> int:
     """Returns the exit code, which is 1 if a right answer names none of its choices. Errors: any VllavaError."""
     if request.plot:
         check_plot(request.plot, is_overwriting=request.is_overwriting)
-    if request.against and Path(STDIN) in (*request.rows, request.against):
-        raise UsageError("--against reads rows twice, and - can be read only once. Name files.")
+    if request.against and (once := [each for each in (*request.rows, request.against) if not can_read_again(each)]):
+        raise UsageError(f"--against reads rows twice, and {once[0]} can be read only once. Name files.")
     tally, side = Tally(request.by), Side() if request.against else None
     with screen.waiting("Reading the rows"):
         fields = _filled(tally, side, _records(request, request.rows, screen))
@@ -81,7 +82,8 @@ def _records(request: ScoreRequest, rows: tuple[Path, ...], screen: Screen | Non
     """Reads the rows of one side; what is left out is said on `screen`, the first time."""
     notice = screen.notice if screen else lambda _: None
     further = [name for field in request.by for name in (field, field.partition(".")[0])]
-    return read_records(rows, request.gold, request.gold_form, further=further, notice=notice)
+    records = read_records(rows, request.gold, request.gold_form, further=further, notice=notice)
+    return beside_clips(records, request.plot)
 
 
 def _filled(tally: Tally, side: Side | None, records: Iterator[Record]) -> list[str]:
