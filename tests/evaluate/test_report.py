@@ -83,7 +83,7 @@ def words(text: str) -> str:
     "sentence",
     [
         "7 answers about 4 clips Right 2 Wrong 1 Differs 1 No right answer 2 Error 1",
-        "Errors: missing 1. 2 of the 4 answers whose right answer is known are right: 0.500.",
+        "Errors: missing 1. 2 of the 4 answers whose right answer is known are right: 50.0%.",
         "Modeldemo Devicecpu Fitcrop Samplingthe likeliest of the choices Versionstorch 2.13.0 Made byvllava",
         "red-circle-moves-left.mp4 What colour is the circle? red Right red0.900answer, right blue0.100 type: colour",
         "Where does it go? left Wrong Right answer: right left0.600answer right0.400right type: motion",

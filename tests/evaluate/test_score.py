@@ -166,14 +166,14 @@ def test_groups_are_in_natural_order_and_missing_values_last() -> None:
 TABLE = """\
 rows           6 about 3 clips: 5 answers, 1 error (unreadable 1)
 right answers  5 known, 1 not
-choices        75.0 % (50.0 to 100.0) of 4, by chance 30.0 %; 60.0 % (50.0 to 100.0) with errors as wrong
+choices        75.0% (50.0 to 100.0) of 4, by chance 30.0%; 60.0% (50.0 to 100.0) with errors as wrong
 calibration
-  ECE           0.050, Brier 0.420, confidence 70.0 %, accuracy 75.0 % of 4
-  0.67 to 0.73  4 answers, confidence 70.0 %, right 75.0 %
+  ECE           0.050, Brier 0.420, confidence 70.0%, accuracy 75.0% of 4
+  0.67 to 0.73  4 answers, confidence 70.0%, right 75.0%
 by task
-  colour  66.7 % (50.0 to 100.0); 3 rows
+  colour  66.7% (50.0 to 100.0); 3 rows
   shape   no answers; 2 rows, 1 error
-  tone    100.0 %; 1 row
+  tone    100.0%; 1 row
 """
 
 
@@ -209,7 +209,7 @@ def _read(descriptor: int) -> bytes:
 def test_right_answers_that_name_no_choice_are_counted_apart_and_end_with_1() -> None:
     rows = [*ROWS, asked("d.mp4", "red", "purple"), asked("e.mp4", "red", "violet")]
     out, err = scored(rows, code=1)
-    assert "right answers  5 known, 1 not, 2 unclear\n" in out and "choices        75.0 % " in out
+    assert "right answers  5 known, 1 not, 2 unclear\n" in out and "choices        75.0% " in out
     assert err == (
         "vllava: 2 right answers name none of their choices and aren't scored. The first is that of 'rows.jsonl', "
         "row 7, 'purple'.\n"
@@ -255,7 +255,7 @@ def test_the_command_takes_gold_places_from_1_and_writes_a_plot(tmp_path: Path) 
     (tmp_path / "gold.csv").write_text("qid,answer\n7,1\n8,3\n", encoding="utf-8")
     words = ("score", "rows.jsonl", "--gold", "gold.csv", "--gold-as", "place-from-1", "--plot", "a.svg")
     done = Shell.run(*words, folder=tmp_path)
-    assert done.out.splitlines()[2] == "choices        50.0 % (0.0 to 100.0) of 2, by chance 25.0 %"
+    assert done.out.splitlines()[2] == "choices        50.0% (0.0 to 100.0) of 2, by chance 25.0%"
     assert done.err == (
         "vllava: --gold: by qid, 2 rows have a right answer, 0 have none; 0 answers have no row.\n"
     ) and (done.code, (tmp_path / "a.svg").exists()) == (0, True)

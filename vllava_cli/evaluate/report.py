@@ -111,7 +111,7 @@ def scores(contents: Contents) -> list[str]:
     right, wrong, differing = (contents.verdicts[verdict] for verdict in ("right", "wrong", "differs"))
     known = right + wrong + differing
     return (
-        [f"{right:,} of the {known:,} answers whose right answer is known are right: {right / known:.3f}."]
+        [f"{right:,} of the {known:,} answers whose right answer is known are right: {right / known:.1%}."]
         if known
         else []
     )
