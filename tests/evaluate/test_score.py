@@ -268,7 +268,10 @@ def test_the_command_takes_gold_places_from_1_and_writes_a_plot(tmp_path: Path) 
 
 
 def test_rows_without_right_answers_are_counted_and_nothing_is_scored() -> None:
-    assert scored([row("a.mp4")]) == ("rows           1 about 1 clip: 1 answer\nright answers  0 known, 1 not\n", "")
+    assert scored([row("a.mp4")]) == (
+        "rows           1 about 1 clip: 1 answer\nright answers  0 known, 1 not\n",
+        "vllava: No row has a right answer. Give --gold FILE with them, or put them into the jobs file.\n",
+    )
 
 
 def test_a_score_loads_no_heavy_library(tmp_path: Path) -> None:

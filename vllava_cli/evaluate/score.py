@@ -68,6 +68,8 @@ def run(request: ScoreRequest, screen: Screen) -> int:
         for title, rows in chapters_of(found):
             screen.answer(f"{title}\n" if title else "")
             screen.facts([(f"  {name}" if title else name, text) for name, text in rows], is_answer=True)
+    if found["without_gold"] == found["rows"]:
+        screen.notice("vllava: No row has a right answer. Give --gold FILE with them, or put them into the jobs file.")
     if first := tally.first_unclear:
         screen.error(
             f"{tally.unclear:,} right answers name none of their choices and aren't scored. The first is that of "
