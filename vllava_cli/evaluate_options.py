@@ -27,8 +27,8 @@ Form = Annotated[
     ExportForm,
     typer.Option(
         "--as",
-        **one_of(*_FORMS) | {"metavar": "FORM"},
-        help=f"What is to read the answers: {', '.join(_FORMS[:-1])}; or jsonl, for programs of your own.",
+        **one_of(*_FORMS) | {"metavar": "SCORER"},
+        help=f"The scorer that is to read the answers: {', '.join(_FORMS[:-1])}, or jsonl for others.",
     ),
 ]
 Exported = Annotated[
