@@ -65,5 +65,8 @@ GoldAs = Annotated[
     ),
 ]
 PageFile = Annotated[
-    Path, typer.Option("--output", "-o", metavar="FILE", help="Write the page here.", show_default="report.html")
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Write the page to this file, .html.", show_default="report.html"
+    ),
 ]

@@ -257,6 +257,20 @@ def test_a_page_is_not_overwritten_unasked(tmp_path: Path) -> None:
     assert page.read_text().startswith("<!doctype html>")
 
 
+@pytest.mark.parametrize("name", ["report.pdf", "-"])
+def test_another_ending_than_html_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"the page is HTML\. Give a name that ends with \.html\.$"):
+        report(tmp_path, [asked(IMAGE, "What?")], output=tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+def test_where_all_clips_are_gone_the_folder_may_be_another_one(tmp_path: Path) -> None:
+    assert report(tmp_path, [asked(Path("gone.mp4"), "What?")])[2] == (
+        "vllava: 1 of 1 clip can't be shown, first gone.mp4: The clip isn't here any more. "
+        "Run it in the folder from which batch was run: relative paths begin there.\n"
+    )
+
+
 def test_no_row_and_no_jinja_are_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"has no row. Give the rows of vllava batch."):
         report(tmp_path, [])

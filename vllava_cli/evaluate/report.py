@@ -16,7 +16,7 @@ from vllava_cli.errors import UsageError, quoted
 from vllava_cli.evaluate.gold import GoldForm
 from vllava_cli.evaluate.records import read_records
 from vllava_cli.evaluate.report_sections import VERDICTS, Contents, Shot, contents_of
-from vllava_cli.evaluate.report_sheets import SheetFolder
+from vllava_cli.evaluate.report_sheets import GONE, SheetFolder
 from vllava_cli.nouns import DecodeLimits, counted
 from vllava_cli.screen import Screen
 from vllava_cli.storage.files import atomic_write
@@ -59,6 +59,8 @@ def run(request: ReportRequest, screen: Screen) -> int:
 
     KeyboardInterrupt goes through; the sheets that are made by then are kept for the next time.
     """
+    if request.output.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--output {quoted(request.output)}: the page is HTML. Give a name that ends with .html.")
     if not request.is_overwriting:
         check_free(request.output, "Give --overwrite to replace it, or another name with -o.")
     environment = environment_of()
@@ -163,9 +165,11 @@ def _tell(shots: list[Shot], sheets: SheetFolder, screen: Screen) -> None:
     """Says once how many clips can't be shown, and which is the first."""
     if missing := [shot for shot in shots if shot in sheets.notes]:
         first = missing[0]
+        is_elsewhere = {sheets.notes.get(shot) for shot in shots} == {GONE} and not Path(first.path).is_absolute()
+        where = " Run it in the folder from which batch was run: relative paths begin there." if is_elsewhere else ""
         screen.notice(
             f"vllava: {len(missing):,} of {counted(len(shots), 'clip')} can't be shown, first {first.path}: "
-            f"{sheets.notes[first]}"
+            f"{sheets.notes[first]}{where}"
         )
     if changed := sum(sheets.has_changed(shot) for shot in shots if shot not in sheets.notes):
         screen.notice(f"vllava: {counted(changed, 'clip')} changed after the rows were made; the page says which.")
