@@ -58,7 +58,7 @@ def requests_in(
         choices, option_keys = choices_of(row, known, has_letters=has_letters)
         window, time_keys = window_of(row, known)
         fields, gone = _fields(
-            _answered(row, key, text_key),
+            _answered(row.values, text_key),
             {key, _QUESTION, text_key, *option_keys, *time_keys},
         )
         for each in sorted(gone - reported):
@@ -116,17 +116,12 @@ def _question(row: JobRow, known: Known) -> tuple[str | None, str]:
     return None, empty
 
 
-def _answered(row: JobRow, name_key: str, text_key: str) -> Mapping[str, object]:
-    """Returns the fields of a row: the right answer "A" of a question "Q" is "answer", as in most files.
-
-    If the row names its clip itself, the name under which it stands becomes a field.
-    """
+def _answered(values: Mapping[str, object], text_key: str) -> Mapping[str, object]:
+    """Returns the fields of a row: the right answer "A" of a question "Q" is "answer", as in most files."""
     answer = ANSWERS.get(text_key, "")
-    if answer in row.values and "answer" not in row.values:
-        values = {"answer" if key == answer else key: value for key, value in row.values.items()}
-    else:
-        values = row.values
-    return {_KEY: row.where.key, **values} if name_key and row.where.key and _KEY not in values else values
+    if answer not in values or "answer" in values:
+        return values
+    return {"answer" if key == answer else key: value for key, value in values.items()}
 
 
 def _fields(values: Mapping[str, object], used: Collection[str]) -> tuple[dict[str, object], set[str]]:
