@@ -206,6 +206,28 @@ def _read(descriptor: int) -> bytes:
         return b""
 
 
+def test_letters_are_read_where_a_table_has_no_probabilities() -> None:
+    found = figures([row(f"{each}.mp4", answer=each, choices=["red", "blue"], job_answer="blue") for each in "AB"])
+    assert found["choice"]["accuracy"]["value"] == 0.5
+
+
+def test_rows_of_several_runs_in_one_score_are_noticed() -> None:
+    def made(**more: object) -> dict[str, object]:
+        return {"choices": ["red", "blue"], "made_with": {"fit": "crop", "adapter": None} | more}
+
+    texts = [row("t.mp4", answer="red", job_answer="red", **made())]
+    letters = [row("l.mp4", answer="A", job_answer="A", **made(adapter={"name": "tuned"}, choice_style="letter"))]
+    assert scored([*texts, *letters])[1] == (
+        "vllava: The rows are of several runs, with other values of made_with.adapter, made_with.choice_style. "
+        "Score each alone, or tell them apart by --by made_with.adapter.\n"
+    )
+    assert scored([*texts, *letters], by=("made_with.adapter",))[1] == ""
+    without = [row("a.mp4", job_answer="red", made_with={"fit": "crop", "adapter": None, "choice_style": "letter"})]
+    failed = [row("b.mp4", job_answer="red", error="unreadable", model="another")]
+    odd = [row("c.mp4", job_answer="red", made_with=["fit"], precision={"a": []})]
+    assert scored([*texts, *without, *failed, *odd])[1] == ""
+
+
 def test_right_answers_that_name_no_choice_are_counted_apart_and_end_with_1() -> None:
     rows = [*ROWS, asked("d.mp4", "red", "purple"), asked("e.mp4", "red", "violet")]
     out, err = scored(rows, code=1)

@@ -94,7 +94,7 @@ def record_of(
     if choices and answer is not None:
         if answer not in scored:
             _refuse(place, "answer", f"is {answer!r}, which is none of its choices, {', '.join(scored)}")
-        chosen = scored.index(answer)
+        chosen = scored.index(answer) % len(choices)
         answer = choices[chosen]
     field, values = golds_of(row) if answers is None else golds_of({"answer": answers.of(row)}, ("answer",))
     right = _right(values, field or "", choices, chosen, place, form) if choices and values else None

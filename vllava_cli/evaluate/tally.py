@@ -70,6 +70,21 @@ class Columns:
         return len(self.kind)
 
 
+_MADE_WITH = ("adapter", "fit", "choice_style")
+_SETTINGS = ("model", "revision", "precision", *(f"made_with.{name}" for name in _MADE_WITH))
+_MOST_SETTINGS = 100
+
+
+def _settings_of(record: Record) -> tuple[Any, ...]:
+    """Returns the values of _SETTINGS as texts, None where the row doesn't say or can't have one."""
+    row, made = record.values, record.values.get("made_with")
+    found = [row.get("model"), row.get("revision"), row.get("precision"), None, None, None]
+    if isinstance(made, dict):
+        style = made.get("choice_style", "text") if record.choices else None
+        found[3:] = [str(made.get("adapter")), made.get("fit"), style]
+    return tuple(each if isinstance(each, str) else None for each in found)
+
+
 class Tally:
     """Takes records one after the other."""
 
@@ -82,12 +97,14 @@ class Tally:
         self._clips = array("q")
         self._codes = array("B")
         self._numbers = array("d")
-        self.models: set[str] = set()
+        self._settings: set[tuple[Any, ...]] = set()
 
     def add(self, record: Record) -> None:
         row, choices, gold = record.values, record.choices, record.gold
         if record.error:
             self.errors[record.error] += 1
+        elif len(self._settings) < _MOST_SETTINGS:
+            self._settings.add(_settings_of(record))
         if record.is_gold_unclear:
             self.unclear += 1
             self.first_unclear = self.first_unclear or record
@@ -112,6 +129,11 @@ class Tally:
         self._clips.append(hash(record.path))
         self._codes.extend((kind, not record.error, has_gold, said, gold_said))
         self._numbers.extend((*found, 1 / len(choices) if choices else 0.0, confidence, brier))
+
+    def differing_settings(self) -> list[str]:
+        """Returns the fields by which the answers are those of several runs: ["made_with.choice_style"]."""
+        columns = zip(*self._settings, strict=True)
+        return [name for name, values in zip(_SETTINGS, columns, strict=False) if len({*values} - {None}) > 1]
 
     def columns(self) -> Columns:
         """Returns all rows so far; errors of unknown kind are of the only kind that the other rows have, else open."""
