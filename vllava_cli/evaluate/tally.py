@@ -6,6 +6,7 @@ import json
 import re
 from array import array
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from operator import mul
@@ -76,13 +77,13 @@ _MOST_SETTINGS = 100
 
 
 def _settings_of(record: Record) -> tuple[Any, ...]:
-    """Returns the values of _SETTINGS as texts, None where the row doesn't say or can't have one."""
+    """Returns the values of _SETTINGS as the row has them, None for the style of a question without choices."""
     row, made = record.values, record.values.get("made_with")
-    found = [row.get("model"), row.get("revision"), row.get("precision"), None, None, None]
-    if isinstance(made, dict):
-        style = made.get("choice_style", "text") if record.choices else None
-        found[3:] = [str(made.get("adapter")), made.get("fit"), style]
-    return tuple(each if isinstance(each, str) else None for each in found)
+    model, revision, precision = row.get("model"), row.get("revision"), row.get("precision")
+    if not isinstance(made, dict):
+        return model, revision, precision, None, None, None
+    adapter, style = made.get("adapter"), made.get("choice_style", "text") if record.choices else None
+    return model, revision, precision, str(adapter) if adapter else "", made.get("fit"), style
 
 
 class Tally:
@@ -104,7 +105,8 @@ class Tally:
         if record.error:
             self.errors[record.error] += 1
         elif len(self._settings) < _MOST_SETTINGS:
-            self._settings.add(_settings_of(record))
+            with suppress(TypeError):  # a value that is a list or an object says nothing
+                self._settings.add(_settings_of(record))
         if record.is_gold_unclear:
             self.unclear += 1
             self.first_unclear = self.first_unclear or record
