@@ -29,6 +29,12 @@ def test_every_command_has_a_page() -> None:
     assert {page.name for page in PAGES} == {"vllava.1", *(f"vllava-{name}.1" for name in ROOT.commands)}
 
 
+def test_every_command_has_an_example() -> None:
+    shown = {page.name: re.findall(r"^\.SH EXAMPLES\n(.)", page.read_text(), re.MULTILINE) for page in PAGES}
+    assert [name for name, first in shown.items() if not first] == ["vllava-help.1"]
+    assert [name for name, first in shown.items() if "." in first] == []
+
+
 def test_the_page_of_probe_names_each_key_that_it_prints() -> None:
     words = re.split(r"\W+", (REPOSITORY / "man" / "vllava-probe.1").read_text())
     assert [key for key in KEYS if key not in words] == []

@@ -320,7 +320,7 @@ def batch(
         is_dry=dry_run,
         has_stats=stats,
         is_hashing=hash,
-        has_letters=given.has_letters(choice_style),
+        has_letters=choice_style == "letter",
         has_clip_cache=clip_cache,
         server=server,
     )
@@ -398,9 +398,9 @@ def score(
     by: judged.By = None,
     against: judged.Against = None,
     plot: judged.Plot = None,
-    overwrite: given.Overwrite = False,
+    overwrite: judged.ReplaceJudged = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    quiet: given.Quiet = False,
+    quiet: judged.QuietJudged = False,
 ) -> int:
     """Score the answers of a batch.
 
@@ -429,8 +429,8 @@ def export(
     gold: judged.Gold = None,
     gold_as: judged.GoldAs = "auto",
     output: judged.Exported = None,
-    overwrite: judged.ReplaceExported = False,
-    quiet: given.Quiet = False,
+    overwrite: judged.ReplaceJudged = False,
+    quiet: judged.QuietJudged = False,
 ) -> int:
     """Write the answers of a batch for another scorer."""
     from vllava_cli.evaluate import export as command
@@ -448,10 +448,10 @@ def report(
     output: judged.PageFile = Path("report.html"),
     gold: judged.Gold = None,
     gold_as: judged.GoldAs = "auto",
-    overwrite: judged.Replace = False,
+    overwrite: judged.ReplaceJudged = False,
     decoders: given.Decoders = None,
     limits: given.LimitsMade,
-    quiet: given.Quiet = False,
+    quiet: judged.QuietJudged = False,
 ) -> int:
     """Show the answers of a batch on a page of HTML.
 

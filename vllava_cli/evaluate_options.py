@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, get_args
 
 import typer
 
 from vllava_cli.evaluate.gold import GoldForm
+from vllava_cli.nouns import ExportForm
 from vllava_cli.options import one_of
 
+_FORMS: tuple[str, ...] = get_args(ExportForm)
 RowFiles = Annotated[
     list[Path], typer.Argument(metavar="ROWS...", help="The rows of vllava batch: files, or the folder of its parts.")
 ]
 Gold = Annotated[
     Path | None,
     typer.Option(
-        "--gold", metavar="FILE", help="The right answers, if the rows don't have them: .jsonl, .json, .csv, .tsv."
+        "--gold",
+        metavar="FILE",
+        help="The right answers, instead of those in the rows: .jsonl, .json, .csv, .tsv.",
     ),
 ]
 Form = Annotated[
-    Literal["video-llava", "activitynet-qa", "nextqa", "mvbench", "videomme", "egoschema", "lmms-eval", "jsonl"],
+    ExportForm,
     typer.Option(
         "--as",
-        **one_of("video-llava", "activitynet-qa", "nextqa", "mvbench", "videomme", "egoschema", "lmms-eval", "jsonl")
-        | {"metavar": "SCORER"},
-        help="The scorer that is to read the answers: video-llava, activitynet-qa, nextqa, mvbench, videomme, "
-        "egoschema, lmms-eval, or jsonl for others.",
+        **one_of(*_FORMS) | {"metavar": "SCORER"},
+        help=f"The scorer that is to read the answers: {', '.join(_FORMS[:-1])}, or jsonl for others.",
     ),
 ]
 Exported = Annotated[
@@ -39,7 +41,9 @@ Exported = Annotated[
         show_default="stdout",
     ),
 ]
-ReplaceExported = Annotated[bool, typer.Option("--overwrite", help="Replace files that are already there.")]
+ReplaceJudged = Annotated[bool, typer.Option("--overwrite", help="Replace files that are already there.")]
+"""The same words for the plot of a score, an export and the page of a report."""
+QuietJudged = Annotated[bool, typer.Option("--quiet", "-q", help="Only the output and errors.")]
 By = Annotated[
     list[str] | None,
     typer.Option(
@@ -61,6 +65,8 @@ GoldAs = Annotated[
     ),
 ]
 PageFile = Annotated[
-    Path, typer.Option("--output", "-o", metavar="FILE", help="Write the page here.", show_default="report.html")
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Write the page to this file, .html.", show_default="report.html"
+    ),
 ]
-Replace = Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there already.")]

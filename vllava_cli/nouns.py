@@ -47,6 +47,10 @@ Pick = Literal["uniform", "scenes", "keyframes"]
 PickReason = Literal["scene", "third", "filled", "key frame"]
 """Why a frame was picked. scene: it stands for a scene · third: no scene has its middle in this third of the clip ·
 filled: it lies in the middle of a gap · key frame: it is one."""
+ExportForm = Literal[
+    "video-llava", "activitynet-qa", "nextqa", "mvbench", "videomme", "egoschema", "lmms-eval", "jsonl"
+]
+"""What a batch's rows can be exported for."""
 Boundary = Literal["every", "scenes", "chapters"]
 """What ends a window: an even length, a cut between scenes, or a chapter of the container."""
 WINDOW_FLAGS: dict[Boundary, str] = {"every": "--every", "scenes": "--scenes", "chapters": "--at-chapters"}

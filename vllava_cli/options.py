@@ -266,7 +266,7 @@ ChoiceStyle = Annotated[
     str,
     typer.Option(
         "--choice-style",
-        metavar="text|letter",
+        **one_of("text", "letter"),
         help="Compare the choices' texts, or write them into the question and compare their letters.",
     ),
 ]
@@ -622,13 +622,6 @@ def wishes_of(
         precision=cast(Precision | None, None if precision == "auto" else precision),
         attention=cast(Attention | None, names.get(attention, attention)),
     )
-
-
-def has_letters(style: str) -> bool:
-    """Reads --choice-style. Errors: UsageError."""
-    if style not in ("text", "letter"):
-        raise UsageError(f"--choice-style {style!r} is not known: give text or letter.")
-    return style == "letter"
 
 
 def choosing(

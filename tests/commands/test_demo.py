@@ -29,6 +29,12 @@ def test_every_suggested_command_names_a_clip_and_a_question(shell: Run) -> None
     assert all(Path(words[4]).is_file() for words in commands)
 
 
+def test_it_says_that_there_is_a_benchmark(shell: Run) -> None:
+    *_, command, about = shell("demo").out.splitlines()
+    assert command == "  vllava demo --benchmark demo-bench"
+    assert about == "    35 clips with 239 questions and their right answers, to try batch, score and report."
+
+
 def test_it_is_labelled_a_demo_wherever_it_speaks(quick: Run) -> None:
     label = "vllava: demo model: tiny, knows only moving shapes, and says nothing about Video-LLaVA's quality.\n"
     clip = demo.clips()[0]

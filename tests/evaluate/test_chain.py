@@ -97,8 +97,8 @@ def test_three_commands_lead_from_choices_to_a_score_by_type(answered: Any, run:
     table = run("score", name, "--by", "type")
     assert (table.code, table.err) == (0, "")
     share = 100 * sum(right for _, right in kinds.values()) / len(rows)
-    assert re.search(rf"^choices +{share:.1f} % \(.*\) of {len(rows)}, by chance 26\.\d %$", table.out, re.MULTILINE)
-    lines = re.findall(r"^  (\S.*?) +(\d+\.\d) % \(.*\); (\d+) rows$", table.out, re.MULTILINE)
+    assert re.search(rf"^choices +{share:.1f}% \(.*\) of {len(rows)}, by chance 26\.\d%$", table.out, re.MULTILINE)
+    lines = re.findall(r"^  (\S.*?) +(\d+\.\d)% \(.*\); (\d+) rows$", table.out, re.MULTILINE)
     assert lines == [(kind, f"{100 * right / count:.1f}", str(count)) for kind, (count, right) in sorted(kinds.items())]
     figures = scored(run, name, "--by", "type")
     assert figures["choice"]["accuracy"]["value"] == pytest.approx(share / 100)
@@ -114,7 +114,7 @@ def test_the_page_has_every_question_and_no_clip_is_missing(answered: Any, run: 
     assert page.count("data:image/webp;base64,") == len({row["path"] for row in rows}) == 29
     assert all(row["question"] in page for row in rows)
     right = sum(map(is_right, rows))
-    assert f"{right} of the 87 answers whose right answer is known are right: {right / 87:.3f}." in page
+    assert f"{right} of the 87 answers whose right answer is known are right: {right / 87:.1%}." in page
 
 
 def test_letters_are_beyond_the_demo_and_its_score_says_so(answered: Any, run: Run) -> None:

@@ -91,7 +91,7 @@ def test_the_table_has_the_first_ten_changes() -> None:
     assert lines[:7] == [
         "two.jsonl",
         "pairs              12",
-        "agreement          0.0 % of 12, kappa 0.000",
+        "agreement          0.0% of 12, kappa 0.000",
         "right              both 0, only these 12, only the other 0, neither 0",
         "gain of the other  -100.0 points (-100.0 to -100.0), McNemar p = 0.000488",
         "changed            12 answers, of which the first 10; --json has all",

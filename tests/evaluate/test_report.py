@@ -83,7 +83,7 @@ def words(text: str) -> str:
     "sentence",
     [
         "7 answers about 4 clips Right 2 Wrong 1 Differs 1 No right answer 2 Error 1",
-        "Errors: missing 1. 2 of the 4 answers whose right answer is known are right: 0.500.",
+        "Errors: missing 1. 2 of the 4 answers whose right answer is known are right: 50.0%.",
         "Modeldemo Devicecpu Fitcrop Samplingthe likeliest of the choices Versionstorch 2.13.0 Made byvllava",
         "red-circle-moves-left.mp4 What colour is the circle? red Right red0.900answer, right blue0.100 type: colour",
         "Where does it go? left Wrong Right answer: right left0.600answer right0.400right type: motion",
@@ -255,6 +255,20 @@ def test_a_page_is_not_overwritten_unasked(tmp_path: Path) -> None:
     assert page.read_text() == "mine"
     report(tmp_path, found, is_overwriting=True)
     assert page.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("name", ["report.pdf", "-"])
+def test_another_ending_than_html_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"the page is HTML\. Give a name that ends with \.html\.$"):
+        report(tmp_path, [asked(IMAGE, "What?")], output=tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+def test_where_all_clips_are_gone_the_folder_may_be_another_one(tmp_path: Path) -> None:
+    assert report(tmp_path, [asked(Path("gone.mp4"), "What?")])[2] == (
+        "vllava: 1 of 1 clip can't be shown, first gone.mp4: The clip isn't here any more. "
+        "Run it in the folder from which batch was run: relative paths begin there.\n"
+    )
 
 
 def test_no_row_and_no_jinja_are_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,14 @@ QUESTIONS = (
     *("What colour is the circle?", "Where does it go?", "Is it", "What is it?", "How many shapes are there?"),
     *("Is there a circle?", "What is there?"),
 )
+LINES = """
+(all) => all.map((each) => {
+  const text = new Range();
+  text.selectNodeContents(each);
+  return text.getClientRects().length;
+})
+"""
+"""How many lines the text of each element has."""
 CONTRASTS = """() => {
   const light = (text) => {
     const parts = text.match(/[\\d.]+/g).slice(0, 3).map((each) => each / 255);
@@ -125,10 +133,13 @@ def test_texts_stand_out_in_light_and_dark(browser: Browser, file: Path, scheme:
         assert min(page.evaluate(CONTRASTS)) >= 4.5
 
 
-@pytest.mark.parametrize("width", [320, 400, 1280])
-def test_nothing_is_wider_than_the_screen(browser: Browser, file: Path, width: int) -> None:
+@pytest.mark.parametrize("width", [320, 400, 1000, 1280])
+def test_nothing_is_wider_than_the_screen_and_bars_have_room(browser: Browser, file: Path, width: int) -> None:
     with file_page(browser, file, viewport={"width": width, "height": 800}) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        bars, shares = page.locator("td.bar svg"), page.locator("td.share")
+        assert min(bars.evaluate_all("all => all.map(bar => bar.getBoundingClientRect().width)")) >= 40
+        assert set(shares.evaluate_all(LINES)) == {1}
 
 
 def test_bars_are_as_wide_as_the_probabilities(page: Page) -> None:

@@ -166,14 +166,14 @@ def test_groups_are_in_natural_order_and_missing_values_last() -> None:
 TABLE = """\
 rows           6 about 3 clips: 5 answers, 1 error (unreadable 1)
 right answers  5 known, 1 not
-choices        75.0 % (50.0 to 100.0) of 4, by chance 30.0 %; 60.0 % (50.0 to 100.0) with errors as wrong
+choices        75.0% (50.0 to 100.0) of 4, by chance 30.0%; 60.0% (50.0 to 100.0) with errors as wrong
 calibration
-  ECE           0.050, Brier 0.420, confidence 70.0 %, accuracy 75.0 % of 4
-  0.67 to 0.73  4 answers, confidence 70.0 %, right 75.0 %
+  ECE           0.050, Brier 0.420, confidence 70.0%, accuracy 75.0% of 4
+  0.67 to 0.73  4 answers, confidence 70.0%, right 75.0%
 by task
-  colour  66.7 % (50.0 to 100.0); 3 rows
+  colour  66.7% (50.0 to 100.0); 3 rows
   shape   no answers; 2 rows, 1 error
-  tone    100.0 %; 1 row
+  tone    100.0%; 1 row
 """
 
 
@@ -226,10 +226,32 @@ def _read(descriptor: int) -> bytes:
         return b""
 
 
+def test_letters_are_read_where_a_table_has_no_probabilities() -> None:
+    found = figures([row(f"{each}.mp4", answer=each, choices=["red", "blue"], job_answer="blue") for each in "AB"])
+    assert found["choice"]["accuracy"]["value"] == 0.5
+
+
+def test_rows_of_several_runs_in_one_score_are_noticed() -> None:
+    def made(**more: object) -> dict[str, object]:
+        return {"choices": ["red", "blue"], "made_with": {"fit": "crop", "adapter": None} | more}
+
+    texts = [row("t.mp4", answer="red", job_answer="red", **made())]
+    letters = [row("l.mp4", answer="A", job_answer="A", **made(adapter={"name": "tuned"}, choice_style="letter"))]
+    assert scored([*texts, *letters])[1] == (
+        "vllava: The rows are of several runs, with other values of made_with.adapter, made_with.choice_style. "
+        "Score each alone, or tell them apart by --by made_with.adapter.\n"
+    )
+    assert scored([*texts, *letters], by=("made_with.adapter",))[1] == ""
+    without = [row("a.mp4", job_answer="red", made_with={"fit": "crop", "adapter": None, "choice_style": "letter"})]
+    failed = [row("b.mp4", job_answer="red", error="unreadable", model="another")]
+    odd = [row("c.mp4", job_answer="red", made_with=["fit"], precision={"a": []})]
+    assert scored([*texts, *without, *failed, *odd])[1] == ""
+
+
 def test_right_answers_that_name_no_choice_are_counted_apart_and_end_with_1() -> None:
     rows = [*ROWS, asked("d.mp4", "red", "purple"), asked("e.mp4", "red", "violet")]
     out, err = scored(rows, code=1)
-    assert "right answers  5 known, 1 not, 2 unclear\n" in out and "choices        75.0 % " in out
+    assert "right answers  5 known, 1 not, 2 unclear\n" in out and "choices        75.0% " in out
     assert err == (
         "vllava: 2 right answers can't be scored: no choice of the row is called so. The first is that of "
         "'rows.jsonl', row 7, 'purple'.\n"
@@ -275,7 +297,7 @@ def test_the_command_takes_gold_places_from_1_and_writes_a_plot(tmp_path: Path) 
     (tmp_path / "gold.csv").write_text("qid,answer\n7,1\n8,3\n", encoding="utf-8")
     words = ("score", "rows.jsonl", "--gold", "gold.csv", "--gold-as", "place-from-1", "--plot", "a.svg")
     done = Shell.run(*words, folder=tmp_path)
-    assert done.out.splitlines()[2] == "choices        50.0 % (0.0 to 100.0) of 2, by chance 25.0 %"
+    assert done.out.splitlines()[2] == "choices        50.0% (0.0 to 100.0) of 2, by chance 25.0%"
     assert done.err == (
         "vllava: --gold: by qid, 2 rows with a right answer, 0 without; 0 answers without a row.\n"
     ) and (done.code, (tmp_path / "a.svg").exists()) == (0, True)
@@ -288,7 +310,10 @@ def test_the_command_takes_gold_places_from_1_and_writes_a_plot(tmp_path: Path) 
 
 
 def test_rows_without_right_answers_are_counted_and_nothing_is_scored() -> None:
-    assert scored([row("a.mp4")]) == ("rows           1 about 1 clip: 1 answer\nright answers  0 known, 1 not\n", "")
+    assert scored([row("a.mp4")]) == (
+        "rows           1 about 1 clip: 1 answer\nright answers  0 known, 1 not\n",
+        "vllava: No row has a right answer. Give --gold FILE with them, or put them into the jobs file.\n",
+    )
 
 
 def test_a_score_loads_no_heavy_library(tmp_path: Path) -> None:

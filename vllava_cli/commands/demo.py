@@ -23,6 +23,7 @@ KINDS = (
     ("action", "What happens in this video? What does the circle do?"),
     ("yes/no", "Is there a red star? Does it move? Does the circle grow?"),
 )
+BENCHMARK_SAID = "35 clips with 239 questions and their right answers, to try batch, score and report."
 
 
 def run(screen: Screen, *, paths_only: bool = False) -> int:
@@ -39,6 +40,7 @@ def run(screen: Screen, *, paths_only: bool = False) -> int:
     for name, question, answer in demo.QUESTIONS:
         path = shlex.quote(str(demo.CLIPS / name))
         screen.answer(f'  vllava ask --model demo {path} "{question}"\n    {answer}\n')
+    screen.answer(f"  vllava demo --benchmark demo-bench\n    {BENCHMARK_SAID}\n")
     return 0
 
 

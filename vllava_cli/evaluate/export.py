@@ -9,11 +9,11 @@ from pathlib import Path
 
 from vllava_cli.commands.sheets import check_free, check_unread
 from vllava_cli.errors import OutputError, UsageError, quoted
-from vllava_cli.evaluate.export_forms import FORMS, OF_FILES, ONE, ExportForm
+from vllava_cli.evaluate.export_forms import FORMS, OF_FILES, ONE
 from vllava_cli.evaluate.gold import GoldForm
 from vllava_cli.evaluate.records import Record, beside_clips, read_records
 from vllava_cli.evaluate.row_files import files_of
-from vllava_cli.nouns import counted
+from vllava_cli.nouns import ExportForm, counted
 from vllava_cli.screen import Screen
 from vllava_cli.storage.files import as_output_error, atomic_write
 

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from vllava_cli.batch.jobs import CHOICES, ROW_KEYS
 from vllava_cli.batch.merge import PART
@@ -14,11 +14,9 @@ from vllava_cli.commands.provenance import AGREEMENT_KEYS
 from vllava_cli.errors import OutputError
 from vllava_cli.evaluate.records import Record
 from vllava_cli.evaluate.row_files import RowPlace
+from vllava_cli.nouns import ExportForm
 from vllava_cli.storage.jsonl import portable
 
-ExportForm = Literal[
-    "video-llava", "activitynet-qa", "nextqa", "mvbench", "videomme", "egoschema", "lmms-eval", "jsonl"
-]
 ONE = ""
 """The name of the file of a form that has one file."""
 NO_ANSWER = "(none)"

@@ -110,7 +110,7 @@ def record_of(
     if choices and answer is not None:
         if answer not in scored:
             _refuse(place, "answer", f"is {answer!r}, which is none of its choices, {', '.join(scored)}")
-        chosen = scored.index(answer)
+        chosen = scored.index(answer) % len(choices)
         answer = choices[chosen]
     if answers is None:
         field, values = golds_of(row)

@@ -16,7 +16,7 @@ from vllava_cli.errors import UsageError, quoted
 from vllava_cli.evaluate.gold import GoldForm
 from vllava_cli.evaluate.records import beside_clips, read_records
 from vllava_cli.evaluate.report_sections import VERDICTS, Contents, Shot, contents_of
-from vllava_cli.evaluate.report_sheets import SheetFolder
+from vllava_cli.evaluate.report_sheets import GONE, SheetFolder
 from vllava_cli.evaluate.row_files import files_of
 from vllava_cli.nouns import DecodeLimits, counted
 from vllava_cli.screen import Screen
@@ -60,6 +60,8 @@ def run(request: ReportRequest, screen: Screen) -> int:
 
     KeyboardInterrupt goes through; the sheets that are made by then are kept for the next time.
     """
+    if request.output.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--output {quoted(request.output)}: the page is HTML. Give a name that ends with .html.")
     if not request.is_overwriting:
         check_free(request.output, "Give --overwrite to replace it, or another name with -o.")
     check_regular(request.output)
@@ -117,7 +119,7 @@ def scores(contents: Contents) -> list[str]:
     right, wrong, differing = (contents.verdicts[verdict] for verdict in ("right", "wrong", "differs"))
     known = right + wrong + differing
     return (
-        [f"{right:,} of the {known:,} answers whose right answer is known are right: {right / known:.3f}."]
+        [f"{right:,} of the {known:,} answers whose right answer is known are right: {right / known:.1%}."]
         if known
         else []
     )
@@ -169,9 +171,11 @@ def _tell(shots: list[Shot], sheets: SheetFolder, screen: Screen) -> None:
     """Says once how many clips can't be shown, and which is the first."""
     if missing := [shot for shot in shots if shot in sheets.notes]:
         first = missing[0]
+        is_elsewhere = {sheets.notes.get(shot) for shot in shots} == {GONE} and not Path(first.path).is_absolute()
+        where = " Run it in the folder from which batch was run: relative paths begin there." if is_elsewhere else ""
         screen.notice(
             f"vllava: {len(missing):,} of {counted(len(shots), 'clip')} can't be shown, first {first.path}: "
-            f"{sheets.notes[first]}"
+            f"{sheets.notes[first]}{where}"
         )
     if changed := sum(sheets.has_changed(shot) for shot in shots if shot not in sheets.notes):
         screen.notice(f"vllava: {counted(changed, 'clip')} changed after the rows were made; the page says which.")

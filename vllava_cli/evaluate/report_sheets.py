@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 PAGE_BYTES = 24_000_000
 """All sheets of a page take about so much, before base64 makes them larger by a third."""
 LEAST_BYTES, MOST_BYTES = 6_000, 48_000
+GONE = "The clip isn't here any more."
 _MOST_READS = 64
 _NAME = re.compile(r"[0-9a-f]{64}\.webp")
 _BEGINNING = b"RIFF"
@@ -137,7 +138,7 @@ class SheetFolder:
         elif shot.path in ("", STDIN):
             self.notes[shot] = "The clip came from stdin and isn't kept."
         elif self.state(shot) is None:
-            self.notes[shot] = "The clip isn't here any more."
+            self.notes[shot] = GONE
         return shot not in self.notes
 
     def _recipe(self, shot: Shot) -> VideoRecipe:

@@ -69,6 +69,9 @@ def run(request: ScoreRequest, screen: Screen) -> int:
         for title, rows in chapters_of(found):
             screen.answer(f"{title}\n" if title else "")
             screen.facts([(f"  {name}" if title else name, text) for name, text in rows], is_answer=True)
+    _tell_of_runs(tally, screen)
+    if found["without_gold"] == found["rows"]:
+        screen.notice("vllava: No row has a right answer. Give --gold FILE with them, or put them into the jobs file.")
     if first := tally.first_unclear:
         screen.error(
             f"{counted(tally.unclear, 'right answer')} can't be scored: no choice of the row is called so. The first "
@@ -76,6 +79,16 @@ def run(request: ScoreRequest, screen: Screen) -> int:
             f"{first.file}, row {first.number}, {first.gold!r}."
         )
     return 1 if tally.unclear else 0
+
+
+def _tell_of_runs(tally: Tally, screen: Screen) -> None:
+    """Says that the rows are those of several runs, unless they are divided by a field that tells them apart."""
+    differing = tally.differing_settings()
+    if differing and not tally.by.keys() & set(differing):
+        screen.notice(
+            f"vllava: The rows are of several runs, with other values of {', '.join(differing)}. Score each alone, "
+            f"or tell them apart by --by {differing[0]}."
+        )
 
 
 def _records(request: ScoreRequest, rows: tuple[Path, ...], screen: Screen | None = None) -> Iterator[Record]:

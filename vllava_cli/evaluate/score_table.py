@@ -44,7 +44,7 @@ def _counts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _kinds(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Writes the figures that rows have: ("choices", "75.0 % (50.0 to 90.0) of 20, by chance 25.0 %; …")."""
+    """Writes the figures that rows have: ("choices", "75.0% (50.0 to 90.0) of 20, by chance 25.0%; …")."""
     rows = []
     for kind, key, name in _NAMES:
         if (its := found[kind]) is not None:
@@ -69,7 +69,8 @@ _YES = (
 
 
 def _group(group: Mapping[str, Any]) -> str:
-    parts = [f"{name} {_with_ends(group[kind][key])}" for kind, key, name in _NAMES if group[kind] is not None]
+    its = ((name.removesuffix(" match"), group[kind][key]) for kind, key, name in _NAMES if group[kind] is not None)
+    parts = [f"{name} {_with_ends(figure)}" for name, figure in its]
     if len(parts) == 1 and group["choice"]:
         parts = [_with_ends(group["choice"]["accuracy"])]
     errors = group["rows"] - group["answered"]
@@ -97,7 +98,7 @@ def _against(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     if found["with_gold"]:
         sides = f"only these {found['only_first_right']:,}, only the other {found['only_second_right']:,}"
         rows.append(("right", f"both {found['both_right']:,}, {sides}, neither {found['neither_right']:,}"))
-        gain = _with_ends(found["gain"], sign="+", unit="points")
+        gain = _with_ends(found["gain"], sign="+", unit=" points")
         rows.append(("gain of the other", f"{gain}, McNemar p = {found['mcnemar_p']:.3g}"))
     changed = found["changed"]
     rows.append(("changed", f"{counted(len(changed), 'answer')}{_more(changed)}"))
@@ -121,14 +122,14 @@ def _short(text: str) -> str:
 
 
 def _with_ends(figure: Mapping[str, Any], *, sign: str = "", unit: str = "%") -> str:
-    """Writes a share with its interval: "75.0 % (50.0 to 90.0)"; "no answers" without a value."""
+    """Writes a share with its interval: "75.0% (50.0 to 90.0)"; "no answers" without a value."""
     if figure["value"] is None:
         return "no answers"
-    value = f"{100 * figure['value']:{sign}.1f} {unit}"
+    value = f"{100 * figure['value']:{sign}.1f}{unit}"
     if figure["low"] is None:
         return value
     return f"{value} ({100 * figure['low']:{sign}.1f} to {100 * figure['high']:{sign}.1f})"
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}%"

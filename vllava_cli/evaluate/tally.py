@@ -6,6 +6,7 @@ import json
 import re
 from array import array
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from operator import mul
@@ -70,6 +71,21 @@ class Columns:
         return len(self.kind)
 
 
+_MADE_WITH = ("adapter", "fit", "choice_style")
+_SETTINGS = ("model", "revision", "precision", *(f"made_with.{name}" for name in _MADE_WITH))
+_MOST_SETTINGS = 100
+
+
+def _settings_of(record: Record) -> tuple[Any, ...]:
+    """Returns the values of _SETTINGS as the row has them, None for the style of a question without choices."""
+    row, made = record.values, record.values.get("made_with")
+    model, revision, precision = row.get("model"), row.get("revision"), row.get("precision")
+    if not isinstance(made, dict):
+        return model, revision, precision, None, None, None
+    adapter, style = made.get("adapter"), made.get("choice_style", "text") if record.choices else None
+    return model, revision, precision, str(adapter) if adapter else "", made.get("fit"), style
+
+
 class Tally:
     """Takes records one after the other."""
 
@@ -82,12 +98,15 @@ class Tally:
         self._clips = array("q")
         self._codes = array("B")
         self._numbers = array("d")
-        self.models: set[str] = set()
+        self._settings: set[tuple[Any, ...]] = set()
 
     def add(self, record: Record) -> None:
         row, choices, gold = record.values, record.choices, record.gold
         if record.error:
             self.errors[record.error] += 1
+        elif len(self._settings) < _MOST_SETTINGS:
+            with suppress(TypeError):  # a value that is a list or an object says nothing
+                self._settings.add(_settings_of(record))
         if record.is_gold_unclear:
             self.unclear += 1
             self.first_unclear = self.first_unclear or record
@@ -112,6 +131,11 @@ class Tally:
         self._clips.append(hash(record.path))
         self._codes.extend((kind, not record.error, has_gold, said, gold_said))
         self._numbers.extend((*found, 1 / len(choices) if choices else 0.0, confidence, brier))
+
+    def differing_settings(self) -> list[str]:
+        """Returns the fields by which the answers are those of several runs: ["made_with.choice_style"]."""
+        columns = zip(*self._settings, strict=True)
+        return [name for name, values in zip(_SETTINGS, columns, strict=False) if len({*values} - {None}) > 1]
 
     def columns(self) -> Columns:
         """Returns all rows so far; errors of unknown kind are of the only kind that the other rows have, else open."""
