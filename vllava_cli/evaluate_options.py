@@ -23,8 +23,10 @@ Form = Annotated[
     Literal["video-llava", "activitynet-qa", "nextqa", "mvbench", "videomme", "egoschema", "lmms-eval", "jsonl"],
     typer.Option(
         "--as",
-        **one_of("video-llava", "activitynet-qa", "nextqa", "mvbench", "videomme", "egoschema", "lmms-eval", "jsonl"),
-        help="The scorer that is to read the answers.",
+        **one_of("video-llava", "activitynet-qa", "nextqa", "mvbench", "videomme", "egoschema", "lmms-eval", "jsonl")
+        | {"metavar": "SCORER"},
+        help="The scorer that is to read the answers: video-llava, activitynet-qa, nextqa, mvbench, videomme, "
+        "egoschema, lmms-eval, or jsonl for others.",
     ),
 ]
 Exported = Annotated[

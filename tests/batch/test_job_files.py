@@ -85,7 +85,8 @@ def test_fields_that_a_row_has_for_itself_are_renamed() -> None:
 def test_a_field_whose_name_in_the_row_is_anothers_is_left_out_and_that_is_said_once() -> None:
     row = {**GOOD, "job_question": 0, "id": 1, "answer": 1, "job_answer": 2, "job_job_answer": 3}
     told: list[str] = []
-    found = list(requests_in(written("j.jsonl", row, row), stdin=None, videos=(), questions=(), notice=told.append))
+    file = written("j.jsonl", row, {**row, "question": "Who?"})
+    found = list(requests_in(file, stdin=None, videos=(), questions=(), notice=told.append))
     fields = {"job_question": 0, "job_id": 1, "job_answer": 2, "job_job_answer": 3}
     assert [one.fields for one in found] == [fields, fields]
     assert told == ['vllava: "answer" in the jobs is left out, because they have "job_answer" as well.']
@@ -96,6 +97,14 @@ def test_where_no_field_is_known_the_names_that_are_there_are_said() -> None:
     said = refused(UsageError, read, Path("j.csv"))
     assert said == f"'j.csv', line 2: {NO_CLIP.format('Film, Frage')}. {MEND}"
     assert f"it has {'x' * 200}…, and needs one of" in refusal({"x" * 300: 1})
+
+
+def test_equal_rows_are_counted_once_and_all_of_them_stay() -> None:
+    one, other = {"video": "a", "question": "Why?", "tags": [{"n": 1}]}, {"video": "a", "question": "Why?", "tags": []}
+    file, told = written("j.jsonl", one, other, one, {**one, "start": 1}, {**one, "options": ["x", "y"]}, one), []
+    found = list(requests_in(file, stdin=None, videos=(), questions=(), notice=told.append))
+    assert len(found) == 6
+    assert told == ["vllava: 2 rows equal to an earlier one, the first at 'j.jsonl', line 3. Each is answered."]
 
 
 NO_CLIP = "it names no clip: it has {}, and needs one of " + ", ".join(NAME_KEYS)
@@ -220,8 +229,9 @@ DEEP = b'{"a":' * 100_000
 DAMAGED_ROWS = [
     ("j.jsonl", b'{"a": 1}\n{"a": \n', "'j.jsonl', line 2: it is not JSON (Expecting value)."),
     ("j.jsonl", b'{"a": 1}\n[1]\n', "'j.jsonl', line 2: it is not a JSON object."),
-    ("j.jsonl", b'{"a": NaN}\n', "'j.jsonl', line 1: it is not JSON (NaN is not JSON)."),
-    ("j.jsonl", b'\n{"a": -1e999}\n', "'j.jsonl', line 2: it is not JSON (-1e999 is too large a number)."),
+    ("j.jsonl", b'{"b": 1, "a": NaN}\n', "'j.jsonl', line 1: \"a\" can't be read (NaN is not JSON)."),
+    ("j.jsonl", b'\n{"a": -1e999}\n', "'j.jsonl', line 2: \"a\" can't be read (-1e999 is too large a number)."),
+    ("j.jsonl", b"[NaN]\n", "'j.jsonl', line 1: it is not JSON (NaN is not JSON)."),
     ("j.jsonl", b'{"a": 1}\n{"a": "\xe9"}\n', "'j.jsonl', line 2: it is not UTF-8."),
     ("j.jsonl", DEEP, "'j.jsonl', line 1: it is nested too deeply."),
     ("j.jsonl", b'{"a": "' + b"x" * MAX_JOB_BYTES + b'"}', "'j.jsonl', line 1: it is longer than 1 MiB."),
@@ -232,7 +242,13 @@ DAMAGED_ROWS = [
         "'j.json', line 2: it is not JSON (Expecting ',' delimiter).",
     ),
     ("j.json", b'[{"a": 1}]\n[', "'j.json', line 2: it is not JSON (Extra data)."),
-    ("j.json", b'[\n{"a": 1},\n{"a": NaN}]', "'j.json': it is not JSON (NaN is not JSON)."),
+    ("j.json", b'[\n{"a": 1},\n{"a": {"b": [NaN]}}]', "'j.json', row 2: \"a\" can't be read (NaN is not JSON)."),
+    (
+        "j.json",
+        b'{"x": {"q": "Why?", "a": Infinity}}',
+        "'j.json', row 1 ('x'): \"a\" can't be read (Infinity is not JSON).",
+    ),
+    ("j.json", b'{"note": NaN, "rows": [{"a": 1}]}', "'j.json': it is not JSON (NaN is not JSON)."),
     ("j.json", b"[", "'j.json', line 1: it is not JSON (Expecting value)."),
     ("j.json", b'[{"a": 1},\n{"a": "\xe9"}]', "'j.json', line 2: it is not UTF-8."),
     ("j.json", b'[{"a": "' + b"x" * MAX_JOB_BYTES + b'"}]', "'j.json', row 1: it is longer than 1 MiB."),

@@ -159,12 +159,13 @@ MATTERS: list[tuple[Wishes | Framing | Sampling, dict[str, object]]] = [
     (Framing(), {"pick": "scenes"}),
     (Framing(), {"shift": 0.2}),
     *((Sampling(), change) for change in ({"max_new_tokens": 9}, {"temperature": 0.5}, {"has_guard": False})),
+    (Sampling(), {"is_calibrated": True}),
     *((SAMPLED, change) for change in ({"top_p": 0.9}, {"seed": 3}, {"choices": ("yes",)})),
     *((CHOSEN, change) for change in ({"choices": ("no", "yes")}, {"is_calibrated": True}, {"blank_choice": "no"})),
 ]
 IS_ALL_THE_SAME: list[tuple[Wishes | Framing | Sampling, dict[str, object]]] = [
     (Wishes(), {"device": "cuda:1"}),
-    *((Sampling(), change) for change in ({"top_p": 0.9}, {"seed": 3}, {"is_calibrated": True})),
+    *((Sampling(), change) for change in ({"top_p": 0.9}, {"seed": 3})),
     *((CHOSEN, change) for change in ({"max_new_tokens": 9}, {"temperature": 0.5}, {"has_guard": False}, {"seed": 3})),
 ]
 

@@ -125,14 +125,14 @@ BAD = [(clip_jobs("bad.mp4"), fault) for fault in faults(2)]
     [
         (
             tally(total=1200, skipped=100, errors={"missing": 3}),
-            Headers(good=GOOD, bad=BAD, videos=5, unopened=1, unknown=1, duration_s=75.0),
+            Headers(good=GOOD, bad=BAD, videos=5, images=2, unopened=1, unknown=1, duration_s=75.0),
             "jobs      1,200: 1,097 to answer, 100 done before, 3 about clips that can't be read\n"
             "clips     5 videos, 2 images, 1 that took too long to open, 2 that can't be read\n"
             "duration  1:15, and 1 video of unknown length\n",
         ),
         (
             tally(total=8),
-            Headers(good=GOOD, videos=7),
+            Headers(good=GOOD, videos=7, images=1),
             "jobs      8: 8 to answer\nclips     7 videos, 1 image\nduration  0:00\n",
         ),
         (tally(total=8), None, "jobs  8: 8 to answer\n"),

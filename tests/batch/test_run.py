@@ -159,7 +159,11 @@ def test_rows_of_a_jobs_file_carry_its_other_fields(vllava: Zygote, clips: Path)
     jobs = [
         {"video_name": "red-circle-moves-left", "question": HAPPENS, "question_id": 7, "answer": "leave"},
         {"video_name": "blue-star-grows", "question": "What does the star do?", "question_id": 8, "answer": "grow"},
+        {"video_name": "frames", "question": "What colour is it?", "question_id": 9, "answer": "yellow"},
     ]
+    (clips / "frames").mkdir()
+    for number in range(2):
+        shutil.copy(clips / "yellow-star.png", clips / "frames" / f"{number:05}.png")
     (clips.parent / "test_q.json").write_text(json.dumps(jobs))
     done = vllava.run(*DEMO, "--jobs", "../test_q.json", "--videos", ".", folder=clips)
     rows = sorted(map(json.loads, done.out.splitlines()), key=lambda row: row["question_id"])
@@ -168,7 +172,18 @@ def test_rows_of_a_jobs_file_carry_its_other_fields(vllava: Zygote, clips: Path)
     assert [(row["answer"], row["job_answer"], row["question_id"]) for row in rows] == [
         ("A red circle moves left.", "leave", 7),
         ("It grows.", "grow", 8),
+        ("Yellow.", "yellow", 9),
     ]
+    assert rows[2]["frame_times_s"] == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_the_clips_of_a_jobs_file_are_divided_into_windows(vllava: Zygote, clips: Path) -> None:
+    row = {"video": RED, "question": "Which way does it move?", "choices": ["left", "right"], "title": "red"}
+    (clips / "jobs.jsonl").write_text(json.dumps(row))
+    done = vllava.run(*DEMO, "--jobs", "jobs.jsonl", "--every", "1s", folder=clips)
+    rows = sorted(map(json.loads, done.out.splitlines()), key=lambda row: row["start_s"])
+    assert (done.code, [row["start_s"] for row in rows]) == (0, [0, 1, 2])
+    assert {(row["answer"], row["job_title"], *row["choices"]) for row in rows} == {("left", "red", "left", "right")}
 
 
 def test_a_jobs_file_is_not_replaced_by_its_answers(vllava: Zygote, clips: Path) -> None:

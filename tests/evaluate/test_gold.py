@@ -75,6 +75,13 @@ def rights(gold: str, text: str, rows: list[dict[str, Any]]) -> tuple[list[str |
 MSVD = '[{"answer": "dance", "id": 7, "question": "What do they do?", "video_id": 12}]'
 NEXT_QA = "video,question,answer,qid,type,a0,a1\n40,why,0,1,CW,fun,rain\n41,how,1,1,CH,fun,rain\n"
 ACTIVITY = '[{"answer": "yes", "type": 3, "question_id": "v_ab_0"}, {"answer": "no", "question_id": "v_ab_1"}]'
+SEVERAL = '[{"video": "41.mp4", "qa": [{"Q": "Who?", "A": "Ann"}, {"Q": "Why?", "A": "rain"}]}]'
+TURNS = json.dumps(
+    [{"video": "41", "conversations": [{"from": "human", "value": "<video>Why?"}, {"from": "gpt", "value": "rain"}]}]
+)
+NAMED = json.dumps(
+    {"41": {"mc_question": [{"question": "What?", "answer_id": 0}, {"question": "How?", "answer_id": 1}]}}
+)
 PAIR = {"choices": ["fun", "rain"], "answer": "rain"}
 
 
@@ -89,6 +96,16 @@ PAIR = {"choices": ["fun", "rain"], "answer": "rain"}
         ("a.json", '{"u-1": 1, "u-2": 0}', [row(q_uid="u-2", **PAIR)], ["fun"], "q_uid, 1 rows 0 none 1"),
         ("a.json", '{"u-1": 1, "u-2": 0}', [row("v/u-2.mp4", **PAIR)], ["fun"], "clip, 1 rows 0 none 1"),
         ("a.jsonl", '{"id": "x", "gold": ["a", "b"]}\n', [row(job_id="x")], ["a"], "job_id, 1 rows 0 none 0"),
+        (
+            "a.json",
+            SEVERAL,
+            [row("x/41.mp4", "Who?"), row("41.mp4", "Why?")],
+            ["Ann", "rain"],
+            "clip question, 2 rows 0 none 0",
+        ),
+        ("a.json", TURNS, [row("41.mp4", "Why?")], ["rain"], "clip question, 1 rows 0 none 0"),
+        ("a.json", NAMED, [row("41.mp4", "What?", **PAIR)], ["fun"], "clip question, 1 rows 0 none 1"),
+        ("a.json", '{"k": {"answer": "B"}}', [row(qid="k", **PAIR)], ["rain"], "qid, 1 rows 0 none 0"),
         ("a.tsv", "uid\ttruth\n1\tB\n2\t\n", [row(uid=1, **PAIR)], ["rain"], "uid, 1 rows 0 none 0"),
     ],
 )
@@ -101,8 +118,8 @@ def test_answers_of_a_file_find_their_rows(
     assert rights(name, text, rows) == (
         golds,
         [
-            f"vllava: --gold: by {words}, {matched} rows have a right answer, {without} have none; {left} answers have "
-            f"no row."
+            f"vllava: --gold: by {words}, {matched} row{'s' * (matched != 1)} with a right answer, {without} without; "
+            f"{left} answer{'s' * (left != 1)} without a row."
         ],
     )
 
@@ -140,6 +157,7 @@ def test_a_row_has_its_right_answer_itself() -> None:
     assert (found.chosen, found.right, found.gold) == (1, 1, "red")
     found = record(choices=["red", "blue"], job_answer="green")
     assert (found.gold, found.right, found.is_gold_unclear) == ("green", None, True)
+    assert record(choices=["red", "blue"], answer_idx=1).gold == "blue"
     found = record(answer="It is red.", job_answer="red", label=7)
     assert (found.choices, found.chosen, found.gold, found.right) == ((), None, "red", None)
 

@@ -177,6 +177,26 @@ by task
 """
 
 
+def test_groups_may_be_of_a_field_that_only_the_gold_file_has() -> None:
+    Path("gold.json").write_text(
+        json.dumps(
+            [
+                {"question_id": "v_1", "answer": "yes", "type": 3, "by": {"whom": "Ann"}, "task": "theirs"},
+                {"question_id": "v_2", "answer": "no", "type": 0, "by": {"whom": "Bo"}},
+            ]
+        )
+    )
+    rows = [row(question_id="v_1", task="ours"), row(question_id="v_2"), row(question_id="v_3")]
+    groups = figures(rows, gold=Path("gold.json"), by=("type", "by.whom", "task"))["groups"]
+    assert [(each["field"], each["value"], each["rows"], each["with_gold"]) for each in groups] == [
+        *(("type", "0", 1, 1), ("type", "3", 1, 1), ("type", "(none)", 1, 0)),
+        *(("by.whom", "Ann", 1, 1), ("by.whom", "Bo", 1, 1), ("by.whom", "(none)", 1, 0)),
+        *(("task", "ours", 1, 1), ("task", "(none)", 2, 1)),
+    ]
+    fault = refused(UsageError, scored, rows, gold=Path("gold.json"), by=("kind",))
+    assert fault.startswith("--by 'kind' is a field of no row")
+
+
 def test_figures_are_a_table_for_people() -> None:
     assert scored(ROWS, by=("task",)) == (TABLE, "")
 
@@ -211,8 +231,8 @@ def test_right_answers_that_name_no_choice_are_counted_apart_and_end_with_1() ->
     out, err = scored(rows, code=1)
     assert "right answers  5 known, 1 not, 2 unclear\n" in out and "choices        75.0 % " in out
     assert err == (
-        "vllava: 2 right answers name none of their choices and aren't scored. The first is that of 'rows.jsonl', "
-        "row 7, 'purple'.\n"
+        "vllava: 2 right answers can't be scored: no choice of the row is called so. The first is that of "
+        "'rows.jsonl', row 7, 'purple'.\n"
     )
 
 
@@ -257,7 +277,7 @@ def test_the_command_takes_gold_places_from_1_and_writes_a_plot(tmp_path: Path) 
     done = Shell.run(*words, folder=tmp_path)
     assert done.out.splitlines()[2] == "choices        50.0 % (0.0 to 100.0) of 2, by chance 25.0 %"
     assert done.err == (
-        "vllava: --gold: by qid, 2 rows have a right answer, 0 have none; 0 answers have no row.\n"
+        "vllava: --gold: by qid, 2 rows with a right answer, 0 without; 0 answers without a row.\n"
     ) and (done.code, (tmp_path / "a.svg").exists()) == (0, True)
     again = Shell.run(*words, folder=tmp_path)
     assert again == Shell.failed(

@@ -91,6 +91,19 @@ def test_the_header_of_an_image_tells_all_that_decoding_tells(name: str, orienta
     assert header(Path(name)) == sample(Path(name), WHOLE).clip
 
 
+def test_the_header_of_a_folder_is_that_of_its_first_picture_a_second_each(guard: DecoderClient) -> None:
+    Path("frames").mkdir()
+    for number in (10, 9, 11):
+        Image.fromarray(picture(number)).save(f"frames/{number}.png")
+    expected = sample(Path("frames"), WHOLE).clip
+    assert (expected.kind, expected.frame_count, expected.duration_s) == ("video", 3, 3.0)
+    for found in (header(Path("frames")), guard.header(Path("frames"))):
+        assert replace(found, way=expected.way, way_reason=expected.way_reason) == expected
+    Path("empty").mkdir()
+    with pytest.raises(MediaError, match=r"'empty' is a folder\. Name the video"):
+        header(Path("empty"))
+
+
 def test_nothing_is_decoded() -> None:
     path = write_clip(Path("a.mp4"))
     expected = header(path)

@@ -1,6 +1,7 @@
 """Reads what a row says about its question: the text, the options to choose from, and the part of the clip.
 
-A field that has one of the known names but a value of another kind isn't used. Which of a row's fields may have a
+A field that has one of the known names but a value of another kind isn't used, or refused where the row would become a
+question without its options. Which of a row's fields may have a
 meaning is found once for all rows that have the same fields.
 """
 
@@ -89,17 +90,24 @@ def _in_order(members: Mapping[str, Any]) -> tuple[Any, ...]:
 def choices_of(row: JobRow, known: Known, *, has_letters: bool) -> tuple[tuple[str, ...], Sequence[str]]:
     """Returns the options of a row, without letters in front, and the keys that have them; () twice if it has none.
 
-    With `has_letters` two options may be equal. Errors: UsageError.
+    With `has_letters` two options may be equal. Errors: UsageError, also for a list in the place of options that isn't
+    options, if the row has no others.
     """
+    strange = ""
     for key in known.lists:
-        if texts := _texts(_literal(row.values[key])):
+        value = _literal(row.values[key])
+        if texts := _texts(value):
             return _checked(texts, row, key, has_letters=has_letters), (key,)
+        if isinstance(value, list) and texts is None:
+            strange = strange or key
     for family in known.families:
         texts = _texts([row.values[key] for key in family]) or []
         while texts and texts[-1] in _NOT_THERE:
             texts.pop()
         if texts:
             return _checked(texts, row, family[0], has_letters=has_letters), family
+    if strange:
+        raise row.where.fault(f'"{strange}" is a list, but not of texts or numbers to choose from')
     return (), ()
 
 

@@ -14,10 +14,11 @@ from typing import BinaryIO
 
 from vllava_cli.batch.clip_names import NAME_KEYS, ClipNames, FoundClips, shown
 from vllava_cli.batch.job_fields import Known, choices_of, known_keys, window_of
-from vllava_cli.batch.job_readers import JobRow, rows
+from vllava_cli.batch.job_readers import JobRow, Location, rows
 from vllava_cli.batch.job_shapes import ANSWERS
 from vllava_cli.batch.jobs import ROW_KEYS, JobRequest
 from vllava_cli.errors import UsageError, quoted
+from vllava_cli.nouns import counted
 from vllava_cli.storage.jsonl import BYTES, exact
 
 _QUESTION = "question"
@@ -42,12 +43,13 @@ def requests_in(
     Clips are looked up in `videos`, or else in the folder of the jobs file; a clip that isn't found still gets a path
     in the first folder. With `has_letters` two options of a row may be equal. `unused` gets the names that fields have
     in the rows of the output, with those that they have in the file. `notice` is called with a sentence for each field
-    that can't be copied, and `on_found` in the end with what was found. Errors: UsageError for a file that can't be
-    read and for the first damaged row.
+    that can't be copied and one about equal rows, and `on_found` in the end with what was found. Errors: UsageError for
+    a file that can't be read and for the first damaged row.
     """
     names, reported, unused = _clip_names(file, videos), set[str](), {} if unused is None else unused
     seen: dict[tuple[str, ...], tuple[str, ...]] = {}
     """The choices of all rows: where many rows have the same ones, they are in memory once."""
+    equals = _Equals()
     found = map(_keyed, map(_exact, rows(file, stdin=stdin, notice=notice)))
     for row, key, path in names.named(found):
         known = known_keys(tuple(row.values))
@@ -58,7 +60,7 @@ def requests_in(
         choices, option_keys = choices_of(row, known, has_letters=has_letters)
         window, time_keys = window_of(row, known)
         fields, gone = _fields(
-            _answered(row, key, text_key),
+            answered(row.values, text_key),
             {key, _QUESTION, text_key, *option_keys, *time_keys},
         )
         for each in sorted(gone - reported):
@@ -67,9 +69,32 @@ def requests_in(
         if not unused.keys() >= fields.keys():
             unused.update((name, name if name in row.values else name.removeprefix("job_")) for name in fields)
         choices = seen.setdefault(choices, choices)
+        equals.add(row, (path, asked, choices, window), fields)
         for question in (asked,) if asked is not None else questions:
             yield JobRequest(path=path, question=question, fields=fields, choices=choices, window=window)
+    if equals.count:
+        again = counted(equals.count, "row")
+        notice(f"vllava: {again} equal to an earlier one, the first at {equals.first}. Each is answered.")
     on_found(names.found())
+
+
+class _Equals:
+    """Counts the rows that are equal to earlier ones, so that a file that was joined with itself is noticed."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: Location | None = None
+        self._seen: set[int] = set()
+
+    def add(self, row: JobRow, about: tuple[object, ...], fields: Mapping[str, object]) -> None:
+        """Compares a row by what it is about and its other fields."""
+        try:
+            mark = hash((about, repr(fields)))
+        except RecursionError:  # deeper than Python can write, so it is left out of the count
+            return
+        if mark in self._seen:
+            self.count, self.first = self.count + 1, self.first or row.where
+        self._seen.add(mark)
 
 
 def _exact(row: JobRow) -> JobRow:
@@ -116,17 +141,12 @@ def _question(row: JobRow, known: Known) -> tuple[str | None, str]:
     return None, empty
 
 
-def _answered(row: JobRow, name_key: str, text_key: str) -> Mapping[str, object]:
-    """Returns the fields of a row: the right answer "A" of a question "Q" is "answer", as in most files.
-
-    If the row names its clip itself, the name under which it stands becomes a field.
-    """
+def answered(values: Mapping[str, object], text_key: str) -> Mapping[str, object]:
+    """Returns the fields of a row: the right answer "A" of a question "Q" is "answer", as in most files."""
     answer = ANSWERS.get(text_key, "")
-    if answer in row.values and "answer" not in row.values:
-        values = {"answer" if key == answer else key: value for key, value in row.values.items()}
-    else:
-        values = row.values
-    return {_KEY: row.where.key, **values} if name_key and row.where.key and _KEY not in values else values
+    if answer not in values or "answer" in values:
+        return values
+    return {"answer" if key == answer else key: value for key, value in values.items()}
 
 
 def _fields(values: Mapping[str, object], used: Collection[str]) -> tuple[dict[str, object], set[str]]:

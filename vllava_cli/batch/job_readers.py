@@ -273,7 +273,24 @@ def _parsed(text: str, begin: Location) -> Any:
         where = begin._replace(number=max(begin.number, 1) + exc.lineno - 1)
         raise where.fault(f"it is not JSON ({exc.msg})") from exc
     except ValueError as exc:
-        raise begin.fault(f"it is not JSON ({exc})") from exc
+        where, key = _place_of_number(text, begin)
+        raise where.fault(f'"{key}" can\'t be read ({exc})' if key else f"it is not JSON ({exc})") from exc
+
+
+def _place_of_number(text: str, begin: Location) -> tuple[Location, str]:
+    """Finds the row and the field of the first NaN, infinity or number too large; without a field if it's elsewhere."""
+    try:
+        found = json.loads(text)
+        rows = [("", found)] if begin.number else list(entries(found))
+    except (ValueError, RecursionError):
+        return begin, ""
+    for number, (name, row) in enumerate(rows, 1):
+        for key in row if isinstance(row, dict) else ():
+            try:
+                json.dumps(row[key], allow_nan=False)
+            except ValueError:
+                return begin if begin.number else Location(begin.file, number, "row", name), key
+    return begin, ""
 
 
 def _row(values: Any, where: Location) -> JobRow:

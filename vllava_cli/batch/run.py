@@ -166,13 +166,13 @@ def jobs_of(
     complaints: list[str] = []
     unused: dict[str, str] = {}
     requests: Iterable[JobRequest] = _requests(batch, complaints.append, screen, unused)
+    if batch.inputs.jobs:
+        requests = with_own_names(list(requests), batch)
     if batch.windowing and pool and division is not None:
         asked = list(requests)
         with screen.progress(lambda: [f"Finding windows: {division.done:,}/{division.total:,} clips"], is_shared=False):
             division.divide((each.path for each in asked), pool, batch.windowing, batch.framing)
         requests = division.requests(asked)
-    if batch.inputs.jobs:
-        requests = with_own_names(list(requests), batch)
     if batch.agreeing:
         requests = [freed(request, AGREEMENT_KEYS) for request in requests]
     every = make_jobs(requests, info.signature, finder(batch.subs))

@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args
 GoldForm = Literal["auto", "text", "letter", "place", "place-from-1"]
 GOLD_FORMS: tuple[GoldForm, ...] = get_args(GoldForm)
 GOLD_KEYS = (
-    *("job_answer", "gold", "gt", "ground_truth", "correct_answer", "correct_choice", "answer_id", "label", "truth"),
+    *("job_answer", "gold", "gt", "ground_truth", "correct_answer", "correct_choice", "answer_id", "answer_idx"),
+    *("label", "truth"),
 )
 """The first of these that a row has is its right answer; `answer` of a jobs file is "job_answer" in the row."""
 _PLACE = re.compile(r"([0-9]{1,9})(?:\.0)?")

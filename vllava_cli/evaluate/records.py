@@ -15,6 +15,7 @@ from vllava_cli.errors import OutputError
 from vllava_cli.evaluate.gold import GoldForm, choice_place, golds_of, is_past_the_end
 from vllava_cli.evaluate.gold_file import MOST_TRIED, GoldAnswers
 from vllava_cli.evaluate.row_files import RowPlace, placed_rows
+from vllava_cli.nouns import counted
 from vllava_cli.prompt import letters
 
 _LETTERS = tuple(letters(count) for count in range(27))
@@ -62,23 +63,25 @@ def read_records(
     gold: Path | None = None,
     form: GoldForm = "auto",
     *,
+    further: Sequence[str] = (),
     notice: Callable[[str], object] = lambda _: None,
 ) -> Iterator[Record]:
     """Yields a record for each row of some files, in order; with `gold`, right answers come from that file alone.
 
+    Fields with the names `further` that a row lacks come from the gold file, too.
     `notice` is called with a sentence for each file whose end is torn, and with one about the gold file at the end.
     Errors: OutputError for a row that can't be used; UsageError for a gold file that can't be used.
     """
     placed = placed_rows(rows, notice)
     first = list(islice(placed, MOST_TRIED))
-    answers = GoldAnswers(gold, [row for _, row in first]) if gold and first else None
+    answers = GoldAnswers(gold, [row for _, row in first], further) if gold and first else None
     for place, row in chain(first, placed):
         yield record_of(row, place, answers, form)
     if answers:
         answers.check(first[0][1])
         notice(
-            f"vllava: --gold: by {' and '.join(answers.way.row)}, {answers.matched_rows:,} rows have a right answer, "
-            f"{answers.other_rows:,} have none; {answers.unmatched:,} answers have no row."
+            f"vllava: --gold: by {' and '.join(answers.way.row)}, {counted(answers.matched_rows, 'row')} with a right "
+            f"answer, {answers.other_rows:,} without; {counted(answers.unmatched, 'answer')} without a row."
         )
 
 
@@ -109,7 +112,12 @@ def record_of(
             _refuse(place, "answer", f"is {answer!r}, which is none of its choices, {', '.join(scored)}")
         chosen = scored.index(answer)
         answer = choices[chosen]
-    field, values = golds_of(row) if answers is None else golds_of({"answer": answers.of(row)}, ("answer",))
+    if answers is None:
+        field, values = golds_of(row)
+    else:
+        answer_of_file, further = answers.of(row)
+        field, values = golds_of({"answer": answer_of_file}, ("answer",))
+        row = {**further, **row} if further else row
     right = _right(values, field or "", choices, chosen, place, form) if choices and values else None
     golds = tuple(map(str, values))
     return Record(

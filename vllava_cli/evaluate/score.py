@@ -17,6 +17,7 @@ from vllava_cli.evaluate.row_files import can_read_again
 from vllava_cli.evaluate.score_figures import Figures, figures_of
 from vllava_cli.evaluate.score_table import chapters_of
 from vllava_cli.evaluate.tally import Columns, Tally
+from vllava_cli.nouns import counted
 from vllava_cli.screen import Screen
 from vllava_cli.storage.jsonl import json_of
 
@@ -70,7 +71,8 @@ def run(request: ScoreRequest, screen: Screen) -> int:
             screen.facts([(f"  {name}" if title else name, text) for name, text in rows], is_answer=True)
     if first := tally.first_unclear:
         screen.error(
-            f"{tally.unclear:,} right answers name none of their choices and aren't scored. The first is that of "
+            f"{counted(tally.unclear, 'right answer')} can't be scored: no choice of the row is called so. The first "
+            f"is that of "
             f"{first.file}, row {first.number}, {first.gold!r}."
         )
     return 1 if tally.unclear else 0
@@ -79,7 +81,9 @@ def run(request: ScoreRequest, screen: Screen) -> int:
 def _records(request: ScoreRequest, rows: tuple[Path, ...], screen: Screen | None = None) -> Iterator[Record]:
     """Reads the rows of one side; what is left out is said on `screen`, the first time."""
     notice = screen.notice if screen else lambda _: None
-    return beside_clips(read_records(rows, request.gold, request.gold_form, notice=notice), request.plot)
+    further = [name for field in request.by for name in (field, field.partition(".")[0])]
+    records = read_records(rows, request.gold, request.gold_form, further=further, notice=notice)
+    return beside_clips(records, request.plot)
 
 
 def _filled(tally: Tally, side: Side | None, records: Iterator[Record]) -> list[str]:

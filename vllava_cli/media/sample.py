@@ -18,6 +18,7 @@ from vllava_cli.media.container import opened, video_stream
 from vllava_cli.media.file_check import check_file
 from vllava_cli.media.image_formats import heif_places, turns_itself
 from vllava_cli.media.images import (
+    listing_of,
     look,
     opened_image,
     read_animation,
@@ -65,9 +66,12 @@ def header(path: Path) -> Clip:
     """Reads the facts in a file's header, in a millisecond or two. A fact that it doesn't have is 0, None or "".
 
     `way` is always None. A video's width and height are as stored, before rotation; its frames are counted only by some
-    containers. Errors: MediaError for a folder, and for a file that `sample` couldn't open. Damage after the header
-    isn't noticed.
+    containers; a folder's are those of its first picture. Errors: MediaError for what `sample` couldn't open. Damage
+    after the header isn't noticed.
     """
+    if os.path.isdir(path):
+        pictures, _ = listing_of(path)
+        return replace(slides_clip(header(pictures[0]), len(pictures)), path=path, container="folder")
     check_file(path)
     kind = look(path)
     if kind == "video":
