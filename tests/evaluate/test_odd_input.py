@@ -197,6 +197,14 @@ def test_a_report_is_no_folder_and_may_be_in_one_that_isnt_there_yet(tmp_path: P
     assert report(tmp_path, [asked(RED, "What?")], output=tmp_path / "new/report.html")[0].exists()
 
 
+def test_right_answers_of_another_kind_of_file_are_told_the_kinds() -> None:
+    write(ROWS, [ROW])
+    Path("gold.txt").write_text("red", "utf-8")
+    kinds = ".jsonl, .ndjson, .json, .csv, .tsv, .parquet."
+    fault = f"--gold 'gold.txt' has an unknown ending: give one of {kinds}"
+    assert refused(UsageError, read, ROWS, Path("gold.txt")) == fault
+
+
 def test_two_reports_of_one_name_dont_remove_each_others_sheets(tmp_path: Path) -> None:
     with Part(tmp_path / "report.html"), pytest.raises(LockedError):
         report(tmp_path, [asked(RED, "What is it?")])

@@ -88,7 +88,7 @@ def rows(file: Path, *, stdin: BinaryIO | None, notice: Notice = str) -> Iterato
     name, ending = quoted(file), file.suffix.lower()
     read = partial(_parquet, notice=notice) if ending == ".parquet" else _READERS.get(ending)
     if read is None:
-        raise UsageError(f"{name} is not a jobs file: give one that ends in {', '.join(_READERS)}, .parquet.")
+        raise UsageError(f"{name} is not a jobs file: give one that ends in {', '.join(ENDINGS)}.")
     with as_output_error(name, "read", error=UsageError), file.open("rb") as source:
         yield from _asked(read(source, name))
 
@@ -335,3 +335,4 @@ _READERS: dict[str, Callable[[BinaryIO, str], Iterator[JobRow]]] = {
     ".csv": partial(_table, delimiter=","),
     ".tsv": partial(_table, delimiter="\t"),
 }
+ENDINGS = (*_READERS, ".parquet")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from vllava_cli.batch.clip_names import NAME_KEYS
 from vllava_cli.batch.job_files import answered
-from vllava_cli.batch.job_readers import MAX_LIST_BYTES, JobRow, rows
+from vllava_cli.batch.job_readers import ENDINGS, MAX_LIST_BYTES, JobRow, rows
 from vllava_cli.batch.job_shapes import QUESTION_KEYS
 from vllava_cli.errors import UsageError, quoted
 from vllava_cli.evaluate.gold import GOLD_KEYS
@@ -50,6 +50,8 @@ class GoldAnswers:
         """The place of an answer in `_values`, by the values of the common fields."""
         if not can_read_again(file):
             raise UsageError(f"--gold is read more than once, and {quoted(file)} can't be. Save it to a file first.")
+        if file.suffix.lower() not in ENDINGS:
+            raise UsageError(f"--gold {quoted(file)} has an unknown ending: give one of {', '.join(ENDINGS)}.")
         example = next(_answers(file), None)
         if example is None:
             raise UsageError(f"--gold {quoted(file)} has no answers. Name the file that has them.")
