@@ -44,6 +44,10 @@ MOST_TOGETHER = 16
 _MAX_WORKERS = 8
 _MAX_READY = 1024
 _SLICE_S = 0.1
+GATHERED = 8
+"""The clips that are shown to a model together, as a pass for one takes it nearly as long as a pass for several."""
+GATHERING_S = 0.5
+"""A clip that is ready waits no longer for others."""
 
 
 def default_workers(cores: int) -> int:
@@ -105,8 +109,8 @@ class Pool:
         return self._ahead(files, [partial(guard.windows, windowing, framing) for guard in self._guards])
 
     def frames(self, files: Framed[K]) -> ReadAhead[K, Frames]:
-        """Reads as many frames of each file as the model sees."""
-        return self._ahead(files, [partial(self._frames, guard) for guard in self._guards])
+        """Reads as many frames of each file as the model sees; they can be taken once some are gathered."""
+        return self._ahead(files, [partial(self._frames, guard) for guard in self._guards], gathered=GATHERED)
 
     def frames_of_windows(self, files: Framed[K], *, most_together: int = MOST_TOGETHER) -> ReadAhead[K, Frames]:
         """Reads as many frames of each window as the model sees, as `frames` does; clips stay open between windows.
@@ -115,7 +119,8 @@ class Pool:
         `files` is asked for windows before they are read, so it shouldn't wait.
         """
         chunks = in_chunks(files, most_together)
-        return self._ahead_of(chunks, [partial(self._frames_of_window, guard) for guard in self._guards])
+        readers = [partial(self._frames_of_window, guard) for guard in self._guards]
+        return self._ahead_of(chunks, readers, gathered=GATHERED)
 
     def sheets(self, files: Iterable[tuple[K, Path, Framing, VideoRecipe]], most_bytes: int) -> ReadAhead[K, bytes]:
         """Draws the squares of each file that a model sees, as `small_sheet` does; Pillow is imported for it."""
@@ -135,11 +140,13 @@ class Pool:
         for guard in self._guards:
             guard.kill()
 
-    def _ahead(self, files: Iterable[tuple[Any, ...]], readers: Sequence[Callable[..., T]]) -> ReadAhead[Any, T]:
-        return self._ahead_of(([file] for file in files), readers)
+    def _ahead(
+        self, files: Iterable[tuple[Any, ...]], readers: Sequence[Callable[..., T]], *, gathered: int = 1
+    ) -> ReadAhead[Any, T]:
+        return self._ahead_of(([file] for file in files), readers, gathered=gathered)
 
-    def _ahead_of(self, chunks: Chunks, readers: Sequence[Callable[..., T]]) -> ReadAhead[Any, T]:
-        ahead: ReadAhead[Any, T] = ReadAhead(chunks, readers, max_bytes=self._max_bytes)
+    def _ahead_of(self, chunks: Chunks, readers: Sequence[Callable[..., T]], *, gathered: int = 1) -> ReadAhead[Any, T]:
+        ahead: ReadAhead[Any, T] = ReadAhead(chunks, readers, max_bytes=self._max_bytes, gathered=gathered)
         self._aheads.append(ahead)
         return ahead
 
@@ -185,17 +192,26 @@ class ReadAhead(Generic[K, T]):
     The files of a chunk are read one after another by the same reader; each result can be taken as soon as it is ready.
     A file is begun only if the results that are ready take less than `max_bytes` and are fewer than 1024, or if none is
     ready. Besides those, each reader may be reading one file.
+
+    Results can be taken once `gathered` of them are ready, or the first has been for GATHERING_S, or no other can come
+    before; from then on, until none is ready.
     """
 
-    def __init__(self, chunks: Chunks, readers: Sequence[Callable[..., T]], *, max_bytes: int) -> None:
+    def __init__(
+        self, chunks: Chunks, readers: Sequence[Callable[..., T]], *, max_bytes: int, gathered: int = 1
+    ) -> None:
         self._chunks = iter(chunks)
-        self._max_bytes = max_bytes
+        self._max_bytes, self._gathered = max_bytes, gathered
         self._turn = threading.Lock()
         """Held by the one worker that may ask for the next chunk."""
         self._change = threading.Condition()
         """Guards all attributes below. Its lock is reentrant, because a signal's handler may call `stop`."""
         self._ready = deque[Read[K, T]]()
         self._ready_bytes = 0
+        self._ready_since_s = 0.0
+        """Since when some result has been ready, if one is."""
+        self._is_open = False
+        """True if the results that are ready can be taken."""
         self._busy = 0
         self._is_ended = False
         """True if no chunk will be begun any more."""
@@ -203,7 +219,7 @@ class ReadAhead(Generic[K, T]):
         """True if no file will be begun any more, not even the rest of a chunk."""
         self._failure: BaseException | None = None
         self.waited_s = 0.0
-        """The time that `take` has waited in all."""
+        """The time that `take` has waited in all while nothing was ready."""
         for number, reader in enumerate(readers, 1):
             threading.Thread(target=self._work, args=(reader,), name=f"read ahead {number}", daemon=True).start()
 
@@ -216,7 +232,8 @@ class ReadAhead(Generic[K, T]):
         with self._change:
             if is_waiting:
                 self._wait(is_interrupted)
-            taken = [self._ready.popleft() for _ in range(min(most, len(self._ready)))]
+            taken = [self._ready.popleft() for _ in range(min(most, len(self._ready)) if self._may_take() else 0)]
+            self._is_open = bool(self._ready) and self._is_open
             self._ready_bytes -= sum(map(_bytes, taken))
             self._change.notify_all()
             if self._failure and self._is_dry and not taken:
@@ -243,12 +260,20 @@ class ReadAhead(Generic[K, T]):
 
     def _wait(self, is_interrupted: Callable[[], bool]) -> None:
         """Waits in slices, so that Ctrl-C works on every system and the flag of a signal's handler is noticed."""
-        started_s = time.perf_counter()
-        try:
-            while not (self._ready or self._is_dry or is_interrupted()):
+        while not (self._may_take() or self._is_dry or is_interrupted()):
+            began_s, had_none = time.perf_counter(), not self._ready
+            try:
                 self._change.wait(_SLICE_S)
-        finally:
-            self.waited_s += time.perf_counter() - started_s
+            finally:
+                self.waited_s += (time.perf_counter() - began_s) * had_none
+
+    def _may_take(self) -> bool:
+        """Returns True if results are ready and gathered."""
+        if self._ready and not self._is_open:
+            is_last = (self._is_ended and not self._busy) or not self._has_capacity
+            waited_s = time.perf_counter() - self._ready_since_s
+            self._is_open = len(self._ready) >= self._gathered or is_last or waited_s >= GATHERING_S
+        return self._is_open
 
     def _work(self, reader: Callable[..., T]) -> None:
         chunk = deque[tuple[Any, ...]]()
@@ -257,6 +282,7 @@ class ReadAhead(Generic[K, T]):
             with self._change:
                 self._busy -= 1
                 if read:
+                    self._ready_since_s = self._ready_since_s if self._ready else time.perf_counter()
                     self._ready.append(read)
                     self._ready_bytes += _bytes(read)
                 else:
