@@ -33,6 +33,7 @@ from vllava_cli.nouns import Clip, Fit, Frames, Framing
 K, T = TypeVar("K"), TypeVar("T")
 ROOT = Path(__file__).parents[3]
 WHOLE = Framing()
+A_MOMENT_S = 60.0
 
 
 @pytest.fixture
@@ -319,9 +320,10 @@ def drained(ahead: ReadAhead[int, str]) -> list[int]:
 
 
 def started(
-    files: Iterable[tuple[int, Path]], *readers: Counting | Door, max_bytes: int = 1 << 20
+    files: Iterable[tuple[int, Path]], *readers: Counting | Door, max_bytes: int = 1 << 20, gathered: int = 1
 ) -> ReadAhead[int, str]:
-    return ReadAhead(([file] for file in files), readers, max_bytes=max_bytes)  # type: ignore[arg-type]
+    chunks = ([file] for file in files)
+    return ReadAhead(chunks, readers, max_bytes=max_bytes, gathered=gathered)  # type: ignore[arg-type]
 
 
 def test_windows_of_a_clip_share_chunks_and_know_the_next_ones() -> None:
@@ -418,6 +420,33 @@ def test_one_is_always_allowed() -> None:
     for key in range(4):
         assert [read.key for read in ahead.take(9, is_waiting=True)] == [key]
     assert drained(ahead) == []
+
+
+def test_results_are_gathered_and_then_taken_until_none_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllava_cli.media.decoder.pool.GATHERING_S", A_MOMENT_S)
+    door = Door("a")
+    ahead = started(numbered("abcde"), door, gathered=2)
+    assert wait_for(lambda: len(door.begun) == 2)
+    assert ahead.take(9, is_waiting=False) == []
+    for first, names in ((0, "b"), (2, "cd")):
+        for name in names:
+            door.open(name)
+        assert [read.key for read in ahead.take(1, is_waiting=True)] == [first]
+        assert [read.key for read in ahead.take(9, is_waiting=False)] == [first + 1]
+        assert ahead.take(9, is_waiting=False) == []
+    door.open("e")
+    assert [read.key for read in ahead.take(9, is_waiting=True)] == [4], "no other comes"
+    assert ahead.is_over
+
+
+def test_gathering_ends_where_memory_does_or_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllava_cli.media.decoder.pool.GATHERING_S", A_MOMENT_S)
+    assert next(iter(reads(started(numbered("ab"), Counting(), max_bytes=0, gathered=9)))) == 0
+    monkeypatch.setattr("vllava_cli.media.decoder.pool.GATHERING_S", 0.05)
+    door = Door("a")
+    ahead = started(numbered("ab"), door, gathered=2)
+    assert [read.key for read in ahead.take(9, is_waiting=True)] == [0]
+    door.open("b")
 
 
 def test_faults_have_no_size_but_a_number() -> None:

@@ -20,7 +20,7 @@ class Counters:
     decode_s: float = 0.0
     """Summed over the processes that decode."""
     idle_s: float = 0.0
-    """How long the engine waited for frames."""
+    """How long the engine waited while no frames were ready."""
     load_s: float = 0.0
     tower_calls: int = 0
     rows_at_once: int = 0

@@ -46,7 +46,7 @@ _MAX_READY = 1024
 _SLICE_S = 0.1
 GATHERED = 8
 """The clips that are shown to a model together, as a pass for one takes it nearly as long as a pass for several."""
-GATHERING_S = 0.3
+GATHERING_S = 0.5
 """A clip that is ready waits no longer for others."""
 
 
@@ -145,9 +145,7 @@ class Pool:
     ) -> ReadAhead[Any, T]:
         return self._ahead_of(([file] for file in files), readers, gathered=gathered)
 
-    def _ahead_of(
-        self, chunks: Chunks, readers: Sequence[Callable[..., T]], *, gathered: int = 1
-    ) -> ReadAhead[Any, T]:
+    def _ahead_of(self, chunks: Chunks, readers: Sequence[Callable[..., T]], *, gathered: int = 1) -> ReadAhead[Any, T]:
         ahead: ReadAhead[Any, T] = ReadAhead(chunks, readers, max_bytes=self._max_bytes, gathered=gathered)
         self._aheads.append(ahead)
         return ahead
