@@ -60,13 +60,13 @@ def run(request: ReportRequest, screen: Screen) -> int:
 
     KeyboardInterrupt goes through; the sheets that are made by then are kept for the next time.
     """
-    if request.output.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--output {quoted(request.output)}: the page is HTML. Give a name that ends with .html.")
     if not request.is_overwriting:
         check_free(request.output, "Give --overwrite to replace it, or another name with -o.")
     check_regular(request.output)
     environment = environment_of()
     check_unread(request.output, (*files_of(request.rows), *filter(None, [request.gold])))
+    if request.output.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--output {quoted(request.output)}: the page is HTML. Give a name that ends with .html.")
     records = read_records(request.rows, request.gold, request.gold_form, notice=screen.notice)
     contents = contents_of(beside_clips(records, request.output))
     if not contents.sections:
