@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from typing import NoReturn
 
-from vllava_cli import times  # noqa: F401  (first: it notes when the process began)
-from vllava_cli.cli import main
+try:
+    from vllava_cli import times  # noqa: F401  (first: it notes when the process began)
+    from vllava_cli.cli import main
+except KeyboardInterrupt:  # Python would print a traceback
+    os._exit(130)
 
 
 def run() -> NoReturn:

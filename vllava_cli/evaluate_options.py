@@ -20,7 +20,7 @@ Gold = Annotated[
     typer.Option(
         "--gold",
         metavar="FILE",
-        help="The right answers, instead of those in the rows: .jsonl, .json, .csv, .tsv.",
+        help="The right answers, instead of those in the rows: .jsonl, .json, .csv, .tsv, .parquet.",
     ),
 ]
 Form = Annotated[

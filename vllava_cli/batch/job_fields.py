@@ -1,8 +1,8 @@
 """Reads what a row says about its question: the text, the options to choose from, and the part of the clip.
 
-A field that has one of the known names but a value of another kind isn't used, or refused where the row would become a
-question without its options. Which of a row's fields may have a
-meaning is found once for all rows that have the same fields.
+A field that has one of the known names but a value of another kind isn't used, or it is refused where the row would
+become a question without its options. Which of a row's fields may have a meaning is found once for all rows that have
+the same fields.
 """
 
 from __future__ import annotations

@@ -75,8 +75,7 @@ def run(request: ScoreRequest, screen: Screen) -> int:
     if first := tally.first_unclear:
         screen.error(
             f"{counted(tally.unclear, 'right answer')} can't be scored: no choice of the row is called so. The first "
-            f"is that of "
-            f"{first.file}, row {first.number}, {first.gold!r}."
+            f"is that of {first.file}, row {first.number}, {first.gold!r}."
         )
     return 1 if tally.unclear else 0
 
