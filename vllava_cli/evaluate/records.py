@@ -87,10 +87,13 @@ def read_records(
 
 def beside_clips(records: Iterator[Record], output: Path | None) -> Iterator[Record]:
     """Passes records on. Errors: OutputError if the clip of one is the file that is to be written."""
+    return _checked(records, output) if output and output.exists() else records
+
+
+def _checked(records: Iterator[Record], output: Path) -> Iterator[Record]:
     seen: set[str] = set()
-    is_there = output is not None and output.exists()
     for record in records:
-        if is_there and output and record.path not in seen:
+        if record.path not in seen:
             seen.add(record.path)
             check_unread(output, [Path(record.path)])
         yield record
@@ -193,6 +196,8 @@ def _right(
     form: GoldForm,
 ) -> int | None:
     """Returns the place of the right answer, of several the chosen one. Errors: OutputError for a place too large."""
+    if form == "auto" and len(values) == 1 and isinstance(values[0], str) and choices.count(values[0]) == 1:
+        return choices.index(values[0])  # the same as below, which takes a million rows a second longer
     places = [choice_place(value, choices, form) for value in values]
     for value, found in zip(values, places, strict=True):
         if found is None and is_past_the_end(value, choices, form):

@@ -9,6 +9,7 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from functools import lru_cache
 from operator import mul
 from typing import TYPE_CHECKING, Any
 
@@ -199,6 +200,7 @@ def ranked(keys: NDArray[Any]) -> NDArray[Any]:
     return ranks[inverse]
 
 
+@lru_cache(maxsize=4096)
 def _yes_or_no_alone(gold: str) -> str | None:
     """Returns yes or no if the right answer is that and nothing more."""
     return yes_or_no(gold) if len(words_of(gold)) == 1 else None
