@@ -61,7 +61,7 @@ class Match(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class FoundClips:
-    """What was found of the clips that a jobs file names; clips at URLs aren't counted."""
+    """Tells which of the clips that a jobs file names were found; clips at URLs aren't counted."""
 
     folders: tuple[str, ...]
     total: int

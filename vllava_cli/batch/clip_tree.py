@@ -39,7 +39,7 @@ class Place(NamedTuple):
 
 
 class ClipTree:
-    """What is below a folder, "" for the current one; without `is_deep` only what is directly in it.
+    """Searches the files below a folder, "" for the current one; without `is_deep` only those directly in it.
 
     Nothing is read before the first search.
     """

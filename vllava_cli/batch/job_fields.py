@@ -50,7 +50,7 @@ _COMMA = re.compile(r"\s*,\s*|\s+")
 
 
 class Known(NamedTuple):
-    """Those of a row's keys that may have a meaning, each kind in the order in which they are tried."""
+    """Holds the keys of a row that may have a meaning, each kind in the order in which they are tried."""
 
     questions: tuple[str, ...]
     lists: tuple[str, ...]

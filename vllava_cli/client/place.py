@@ -1,4 +1,4 @@
-"""Where this user's servers are found: a private folder with a lock, a socket and a file of facts for each server.
+"""Finds this user's servers by a private folder with a lock, a socket and a file of facts for each server.
 
 A server is taken for alive if it accepts a connection. What a dead one left is removed under its lock, so that a server
 that starts at the same moment loses nothing.

@@ -72,7 +72,7 @@ def _egoschema(records: Iterable[Record]) -> _Files:
 
 
 def _mvbench(records: Iterable[Record]) -> _Files:
-    """What the notebook saves: right and all questions of each task, and each prediction beside the right answer."""
+    """Counts the right and all questions of each task, and lists each prediction beside the right answer."""
     tasks: dict[str, list[int]] = {}
     results = []
     for each in records:

@@ -34,7 +34,7 @@ class Kind(IntEnum):
 
 
 class Said(IntEnum):
-    """What an answer says to a question of yes or no."""
+    """Tells whether an answer to a question of yes or no says yes, no, or neither."""
 
     NEITHER, NO, YES = range(3)
 

@@ -42,5 +42,5 @@ class ServeSettings:
 
     @property
     def most_held_bytes(self) -> int:
-        """What the bodies of all running requests may take in memory: one of the largest clip, and some others."""
+        """Returns the most memory for the bodies of all running requests: one of the largest clip, and some others."""
         return self.most_upload_bytes + _BODIES * self.most_body_bytes

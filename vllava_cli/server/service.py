@@ -1,4 +1,4 @@
-"""What all routes of the server share: the resident engine, the clips, and the figures."""
+"""Holds the values that all routes of the server share: the resident engine, the clips, and the figures."""
 
 from __future__ import annotations
 

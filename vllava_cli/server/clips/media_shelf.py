@@ -42,7 +42,7 @@ _SETTLED_NS = 100_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class ClipContent:
-    """What tells the content of a clip from others, and how its file is reached while it is read."""
+    """Holds a key that tells the content of a clip from others, and the way to its file while it is read."""
 
     key: tuple[object, ...]
     opened: Callable[[], AbstractContextManager[Path]]

@@ -1,4 +1,4 @@
-"""Who may ask: decides by the head of a request whether it is answered.
+"""Decides by the head of a request whether it is answered.
 
 The names in Host keep a web page from reaching the server under a name of its own (DNS rebinding); Origin and
 Sec-Fetch-Site keep a page elsewhere in the user's browser from asking. There are no CORS headers.
